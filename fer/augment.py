@@ -1,0 +1,204 @@
+"""EAC's training views, made from uint8 batches on the training device; every sample has draws of its own.
+
+The recipe of the paper's code, per image: Gaussian pixel noise at the stored size, bilinear resize in uint8,
+normalisation, random erasing. Random numbers come from torch's default generator of the batch's device.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fer.cam import mirror
+
+EraseRecipe = Literal["shared", "independent"]
+ERASE_RECIPES = ("shared", "independent")
+
+_ERASE_ATTEMPTS = 10  # torchvision.transforms.RandomErasing gives up after ten rectangles that do not fit.
+_RESIZE_BITS = 22  # Pillow's fixed-point resampling: 32 bits less 8 for the pixel and 2 for head room.
+
+
+class Augmentation(nn.Module):
+    """Makes float views (B, 3, size, size) from uint8 images (B, 3, h, w).
+
+    Args:
+        size: edge length of the views in pixels.
+        pixel_noise_probability: share of images that get Gaussian noise, 0..1.
+        pixel_noise_variance: its variance on the 0..255 scale.
+        erase_probability: share of images in which a rectangle is erased, 0..1.
+        erase_area: least and largest area of the rectangle as a share of the image.
+        erase_aspect: least and largest height / width of the rectangle, drawn log-uniformly.
+        mean, std: per RGB channel on the 0..1 scale. Erased pixels are 0 after normalisation, that is ``mean``.
+
+    Raises:
+        ValueError: a parameter lies outside its range; the message names it.
+    """
+
+    def __init__(
+        self,
+        *,
+        size: int = 224,
+        pixel_noise_probability: float = 0.5,
+        pixel_noise_variance: float = 30.0,
+        erase_probability: float = 0.5,
+        erase_area: Sequence[float] = (0.02, 0.25),
+        erase_aspect: Sequence[float] = (0.3, 3.3),
+        mean: Sequence[float] = (0.485, 0.456, 0.406),
+        std: Sequence[float] = (0.229, 0.224, 0.225),
+    ) -> None:
+        super().__init__()
+        _check_parameters(size, pixel_noise_probability, pixel_noise_variance, erase_probability)
+        _check_interval("augment.erase_area", erase_area, upper=1.0)
+        _check_interval("augment.erase_aspect", erase_aspect, upper=math.inf)
+        if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
+            raise ValueError("augment.mean and augment.std need three numbers each, those of std above 0")
+        self.size = size
+        self.pixel_noise_probability = pixel_noise_probability
+        self.pixel_noise_variance = pixel_noise_variance
+        self.erase_probability = erase_probability
+        self.erase_area = (float(erase_area[0]), float(erase_area[1]))
+        self.erase_aspect = (float(erase_aspect[0]), float(erase_aspect[1]))
+        # The configuration holds them; they are no part of a checkpoint.
+        self.register_buffer("mean", 255.0 * torch.tensor(mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", 255.0 * torch.tensor(std).view(3, 1, 1), persistent=False)
+        self.mean: Tensor
+        self.std: Tensor
+
+    def test_view(self, image: Tensor) -> Tensor:
+        """Resize and normalise."""
+        return self._normalise(resize(image, self.size))
+
+    def denormalise(self, view: Tensor) -> Tensor:
+        """Back to uint8 (B, 3, H, W) for pictures."""
+        return (view.float() * self.std + self.mean).round().clamp(0, 255).to(torch.uint8)
+
+    def one_view(self, image: Tensor) -> Tensor:
+        """Pixel noise, resize, normalise, erase."""
+        return self._erase(self.test_view(self._pixel_noise(image)))
+
+    def two_views(
+        self, image: Tensor, *, erase: EraseRecipe = "shared", pixel_noise_on_second_view: bool | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """The view that is classified and its mirrored partner, (B, 3, size, size) each.
+
+        The first view equals ``one_view`` with the same state of the generator.
+
+        Args:
+            image: uint8 (B, 3, h, w).
+            erase: ``shared``, the second view is the mirror image of the finished first view; ``independent``, it is
+                made from the mirrored original with an erased rectangle of its own.
+            pixel_noise_on_second_view: ``None`` = as the recipe has it, yes when shared and no when independent.
+                ``False`` when shared: the mirror image without the noise, erased in the same place. ``True`` when
+                independent: noise of its own.
+        """
+        noisy = self._pixel_noise(image)
+        first = self.test_view(noisy)
+        erased = self._draw_erased(first)
+        first = first.masked_fill(erased, 0.0)
+        if erase == "shared":
+            if pixel_noise_on_second_view is False:
+                return first, mirror(self.test_view(image).masked_fill(erased, 0.0))
+            return first, mirror(first)
+        mirrored = mirror(image)
+        if pixel_noise_on_second_view:
+            mirrored = self._pixel_noise(mirrored)
+        return first, self._erase(self.test_view(mirrored))
+
+    def _normalise(self, image: Tensor) -> Tensor:
+        return (image.to(self.mean.dtype) - self.mean) / self.std
+
+    def _pixel_noise(self, image: Tensor) -> Tensor:
+        if self.pixel_noise_probability == 0:
+            return image
+        chosen = torch.rand(len(image), 1, 1, 1, device=image.device) < self.pixel_noise_probability
+        noise = torch.randn(image.shape, device=image.device).mul_(self.pixel_noise_variance**0.5)
+        # Clip, then cut the fraction off: the reference casts to uint8.
+        noisy = noise.add_(image).clamp_(0, 255).to(torch.uint8)
+        return torch.where(chosen, noisy, image)
+
+    def _erase(self, view: Tensor) -> Tensor:
+        return view.masked_fill(self._draw_erased(view), 0.0)
+
+    def _draw_erased(self, view: Tensor) -> Tensor:
+        """Mask (B, 1, H, W) of erased pixels; the law of torchvision's RandomErasing."""
+        count, height, width, device = len(view), view.shape[-2], view.shape[-1], view.device
+        draws = torch.rand(3 + 2 * _ERASE_ATTEMPTS, count, device=device)
+        chosen, place_row, place_column = draws[:3]
+        area_draw, aspect_draw = draws[3:].view(2, _ERASE_ATTEMPTS, count)
+        area = (self.erase_area[0] + (self.erase_area[1] - self.erase_area[0]) * area_draw) * (height * width)
+        low, high = math.log(self.erase_aspect[0]), math.log(self.erase_aspect[1])
+        aspect = torch.exp(low + (high - low) * aspect_draw)
+        rows = torch.round(torch.sqrt(area * aspect))
+        columns = torch.round(torch.sqrt(area / aspect))
+        fits = (rows < height) & (columns < width)
+        first_fit = fits.to(torch.uint8).argmax(0, keepdim=True)
+        rows, columns = rows.gather(0, first_fit)[0], columns.gather(0, first_fit)[0]
+        erased = (chosen < self.erase_probability) & fits.any(0)
+        top = torch.floor(place_row * (height - rows + 1))
+        left = torch.floor(place_column * (width - columns + 1))
+        in_rows = _between(torch.arange(height, device=device), top, rows)
+        in_columns = _between(torch.arange(width, device=device), left, columns)
+        return (in_rows[:, :, None] & in_columns[:, None, :] & erased[:, None, None])[:, None]
+
+
+def resize(image: Tensor, size: int) -> Tensor:
+    """Resize uint8 images (B, 3, h, w) to (B, 3, size, size), bit for bit as Pillow's bilinear filter.
+
+    Enlarging interpolates between two pixels; shrinking averages over all that fall under the filter.
+    """
+    if image.shape[-2:] == (size, size):
+        return image
+    if image.device.type == "cpu":
+        return F.interpolate(image, size=(size, size), mode="bilinear", antialias=True)
+    # Other devices have no integer kernel: the same fixed-point sums, exact in float64.
+    across = _resize_weights(image.shape[-1], size).to(image.device)
+    down = _resize_weights(image.shape[-2], size).to(image.device)
+    return _round_fixed_point(down @ _round_fixed_point(image.double() @ across.T).double())
+
+
+def _round_fixed_point(sums: Tensor) -> Tensor:
+    return torch.floor((sums + 2 ** (_RESIZE_BITS - 1)) / 2**_RESIZE_BITS).clamp_(0, 255).to(torch.uint8)
+
+
+@functools.cache
+def _resize_weights(old: int, new: int) -> Tensor:
+    """Matrix (new, old) of integer weights of a triangle filter, scaled by 2**22."""
+    scale = old / new
+    radius = max(scale, 1.0)
+    weights = torch.zeros(new, old, dtype=torch.float64)
+    for target in range(new):
+        centre = (target + 0.5) * scale
+        first = max(int(centre - radius + 0.5), 0)
+        last = min(int(centre + radius + 0.5), old)
+        source = torch.arange(first, last, dtype=torch.float64)
+        triangle = (1 - ((source - centre + 0.5) / radius).abs()).clamp(min=0)
+        weights[target, first:last] = triangle / triangle.sum()
+    return torch.floor(weights * 2**_RESIZE_BITS + 0.5)
+
+
+def _between(positions: Tensor, start: Tensor, length: Tensor) -> Tensor:
+    """Mask (B, P): ``start[b] <= position < start[b] + length[b]``."""
+    return (positions >= start[:, None]) & (positions < (start + length)[:, None])
+
+
+def _check_parameters(size: int, noise_probability: float, noise_variance: float, erase_probability: float) -> None:
+    if size < 8:
+        raise ValueError(f"augment.size is {size}; views need at least 8 pixels")
+    named = {"pixel_noise_probability": noise_probability, "erase_probability": erase_probability}
+    for name, value in named.items():
+        if not 0 <= value <= 1:
+            raise ValueError(f"augment.{name} is {value}; it must lie in 0..1")
+    if not 0 <= noise_variance < math.inf:
+        raise ValueError(f"augment.pixel_noise_variance is {noise_variance}; it must be 0 or more")
+
+
+def _check_interval(name: str, interval: Sequence[float], upper: float) -> None:
+    if len(interval) != 2 or not 0 < interval[0] <= interval[1] <= upper:
+        bound = "" if upper == math.inf else f" <= {upper:g}"
+        raise ValueError(f"{name} is {list(interval)}; it must be [low, high] with 0 < low <= high{bound}")

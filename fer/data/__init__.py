@@ -1,0 +1,1 @@
+"""From files to batches: readers, noise, the image store and the LightningDataModule."""

@@ -1,0 +1,223 @@
+"""fer-data: check a data set, print its statistics, write a noise list, make demo faces."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import sys
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+from hydra.errors import HydraException
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from rich.console import Console
+from rich.table import Table
+
+from fer.config import ConfigError, compose
+from fer.data.index import IntArray, SampleTable
+from fer.data.label_list import write_label_list
+from fer.data.noise import fingerprint, transition_counts
+from fer.data.store import ImageStore
+
+_OVERRIDES = "Hydra overrides as for fer-train, such as data=raf_db data.root=PATH noise=symmetric noise.ratio=0.3"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit status 0; 1 for a data set or noise that cannot be used; 2 for a configuration that cannot be composed."""
+    arguments = _parser().parse_args(argv)
+    run: Callable[[argparse.Namespace], None] = arguments.run
+    try:
+        run(arguments)
+    except (HydraException, OmegaConfBaseException, ConfigError) as error:
+        print(f"fer-data: {_first_lines(error)}", file=sys.stderr)
+        return 2
+    except (ValueError, OSError) as error:
+        print(f"fer-data: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="fer-data", description=__doc__.partition(": ")[2] if __doc__ else None)
+    verbs = parser.add_subparsers(required=True, metavar="VERB")
+
+    def add(name: str, run: Callable[[argparse.Namespace], None], text: str) -> argparse.ArgumentParser:
+        verb = verbs.add_parser(name, help=text, description=text)
+        verb.set_defaults(run=run)
+        return verb
+
+    check_ = add("check", check, "read and decode a data set; list every fault, or its counts and warnings")
+    stats_ = add("stats", stats, "print class counts and imbalance, with noise also the transition counts")
+    noise_ = add("noise", noise, "write the training labels with noise as a list in the published format")
+    demo_ = add("demo", demo, "make a folder of procedural demo faces and a contact sheet")
+    noise_.add_argument("out", type=Path, metavar="OUT.txt", help="list to write; an existing file is not overwritten")
+    for verb in (check_, stats_, noise_):
+        verb.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help=_OVERRIDES)
+    demo_.add_argument("folder", type=Path, help="folder to write to")
+    demo_.add_argument("--train", type=int, default=1400, help="training images (default %(default)s)")
+    demo_.add_argument("--test", type=int, default=350, help="test images (default %(default)s)")
+    demo_.add_argument("--seed", type=int, default=0, help="other seeds give other faces (default %(default)s)")
+    return parser
+
+
+def check(arguments: argparse.Namespace) -> None:
+    config = _compose(arguments.overrides)
+    table = _read(config)
+    print(_summary(table))
+    _show(_counts(table, None))
+    store = ImageStore.open(
+        table, size=config.data.store_size, cache_dir=config.cache_dir, on_bad_image=config.data.on_bad_image
+    )
+    given = _noisy(config, table)
+    for warning in (*table.warnings, *store.warnings, *_leaks(table)):
+        print(f"warning: {warning}")
+    print(_changed(table, given))
+    print(f"decoded images in {store.path}, fingerprint {store.content_fingerprint}")
+
+
+def stats(arguments: argparse.Namespace) -> None:
+    config = _compose(arguments.overrides)
+    table = _read(config)
+    given = _noisy(config, table)
+    clean = table.labels[table.train]
+    changed = bool((given != clean).any())
+    print(_summary(table))
+    _show(_counts(table, given if changed else None))
+    counts = table.class_counts(table.train)
+    if counts.min() > 0:
+        ratio = counts.max() / counts.min()
+        names = table.class_names
+        print(f"imbalance {ratio:.1f} : 1 ({names[counts.argmax()]} to {names[counts.argmin()]}, train)")
+    print(_changed(table, given))
+    if changed:
+        _show(_transitions(table, given))
+
+
+def noise(arguments: argparse.Namespace) -> None:
+    out: Path = arguments.out
+    if "=" in out.name:
+        raise ValueError(f"'{out}' looks like an override; the list to write comes first: fer-data noise OUT.txt ...")
+    if out.exists():
+        raise FileExistsError(f"{out} exists and is not overwritten; remove it or choose another name")
+    config = _compose(arguments.overrides)
+    table = _read(config)
+    given = _noisy(config, table)
+    names = table.file_names
+    write_label_list(out, [names[row] for row in table.train], given)
+    print(f"{out}: {_changed(table, given)}")
+
+
+def demo(arguments: argparse.Namespace) -> None:
+    from fer.data import demo as faces  # the only verb that draws
+
+    faces.write(arguments.folder, train=arguments.train, test=arguments.test, seed=arguments.seed)
+    sheet = arguments.folder / "contact_sheet.png"
+    faces.contact_sheet(arguments.folder, sheet)
+    print(f"{arguments.train:,} training and {arguments.test:,} test faces in {arguments.folder}; see {sheet}")
+
+
+def _compose(overrides: list[str]) -> DictConfig:
+    config = compose(overrides)
+    groups = ("data", "noise")
+    missing = [f"{name}.{key}" for name in groups for key in config[name] if OmegaConf.is_missing(config[name], key)]
+    if missing:
+        raise ConfigError(f"{' and '.join(missing)} must be given: add {' '.join(f'{key}=...' for key in missing)}")
+    return config
+
+
+def _read(config: DictConfig) -> SampleTable:
+    # Bound first and called here, so that the reader's own error arrives and not Hydra's report of it.
+    reader: partial[SampleTable] = instantiate(config.data.reader, _partial_=True, _convert_="all")
+    return reader()
+
+
+def _noisy(config: DictConfig, table: SampleTable) -> IntArray:
+    make: partial[IntArray] = instantiate(config.noise, _convert_="all")
+    return make(table)
+
+
+def _show(grid: Table) -> None:
+    Console(markup=False, highlight=False, emoji=False).print(grid)
+
+
+def _summary(table: SampleTable) -> str:
+    return (
+        f"{table.name} in {table.root}: {len(table.train):,} training and {len(table.test):,} test images, "
+        f"{table.num_classes} classes"
+    )
+
+
+def _changed(table: SampleTable, given: IntArray) -> str:
+    changed = int((given != table.labels[table.train]).sum())
+    share = changed / max(1, len(given))
+    return f"{changed:,} of {len(given):,} training labels changed ({share:.2%}), fingerprint {fingerprint(given)}"
+
+
+def _counts(table: SampleTable, given: IntArray | None) -> Table:
+    train, test = table.class_counts(table.train), table.class_counts(table.test)
+    columns = {"train": train, "test": test}
+    grid = Table("class", box=None)
+    for name in ("train", "test", "share of train"):
+        grid.add_column(name, justify="right")
+    noisy = None
+    if given is not None:
+        grid.add_column("train with noise", justify="right")
+        noisy = transition_counts(table.labels[table.train], given, table.num_classes).sum(axis=0)
+    for label, name in enumerate(table.class_names):
+        cells = [f"{counts[label]:,}" for counts in columns.values()] + [f"{train[label] / max(1, train.sum()):.1%}"]
+        grid.add_row(name, *cells, *([] if noisy is None else [f"{noisy[label]:,}"]))
+    total = [f"{train.sum():,}", f"{test.sum():,}", "", *([] if noisy is None else [f"{noisy.sum():,}"])]
+    grid.add_row("all", *total)
+    return grid
+
+
+def _transitions(table: SampleTable, given: IntArray) -> Table:
+    grid = Table("true \\ given", box=None)
+    for name in table.class_names:
+        grid.add_column(name[:9], justify="right")
+    for name, row in zip(
+        table.class_names, transition_counts(table.labels[table.train], given, table.num_classes), strict=True
+    ):
+        grid.add_row(name, *(f"{count}" for count in row))
+    return grid
+
+
+def _leaks(table: SampleTable) -> list[str]:
+    """A warning about test images whose files equal a training image's byte for byte."""
+    by_size: dict[int, list[int]] = defaultdict(list)
+    for row, path in enumerate(table.paths):
+        by_size[path.stat().st_size].append(row)
+    train: dict[bytes, int] = {}
+    pairs: list[tuple[int, int]] = []
+    for rows in by_size.values():
+        if len({bool(table.is_train[row]) for row in rows}) == 1:
+            continue
+        for row in sorted(rows, key=lambda row: not table.is_train[row]):
+            digest = hashlib.sha256(table.paths[row].read_bytes()).digest()
+            if table.is_train[row]:
+                train.setdefault(digest, row)
+            elif digest in train:
+                pairs.append((row, train[digest]))
+    if not pairs:
+        return []
+    first_test, first_train = (table.file_names[row] for row in min(pairs))
+    return [
+        f"{len(pairs):,} test images are also training images, byte for byte, first {first_test} = {first_train}: "
+        "test scores are too high; remove one copy of each"
+    ]
+
+
+def _first_lines(error: Exception) -> str:
+    """Hydra and OmegaConf append keys and object types, which say nothing to a user."""
+    lines = str(error).splitlines()
+    return "\n".join(line for line in lines if not line.strip().startswith(("full_key:", "object_type="))) or repr(
+        error
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,118 @@
+"""The sample table, what every reader makes of a data set's own files, and the error that lists all their faults."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+IntArray = NDArray[np.int64]
+BoolArray = NDArray[np.bool_]
+
+MAX_FAULTS_SHOWN = 20
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".pgm", ".ppm"})
+
+
+class DatasetError(ValueError):
+    """A data set that cannot be used, with every fault found in it.
+
+    Each fault names the file, the line where there is one, and what to do.
+    """
+
+    def __init__(self, root: str | Path, faults: Sequence[str]) -> None:
+        self.root = Path(root)
+        self.faults = tuple(faults)
+        shown = [f"  - {fault}" for fault in self.faults[:MAX_FAULTS_SHOWN]]
+        hidden = len(self.faults) - len(shown)
+        if hidden:
+            shown.append(f"  ... and {hidden} more")
+        noun = "fault" if len(self.faults) == 1 else "faults"
+        super().__init__("\n".join([f"{len(self.faults)} {noun} in {self.root}:", *shown]))
+
+    def __reduce__(self) -> tuple[type[DatasetError], tuple[Path, tuple[str, ...]]]:
+        """Errors of worker processes travel by pickle, which would otherwise call ``DatasetError(message)``."""
+        return type(self), (self.root, self.faults)
+
+
+@dataclass(frozen=True, eq=False)
+class SampleTable:
+    """N labelled image files, train and test together, in the order of the data set's own list.
+
+    ``labels`` is int64 (N,) in 0..K-1 and ``is_train`` is bool (N,); both are made read-only. ``names`` holds the
+    plain names by which the data set's list calls the files (``train_00001.jpg``); left empty, the paths relative to
+    ``root`` serve. ``warnings`` are findings that do not forbid the use of the data.
+
+    Raises:
+        ValueError: lengths differ, a label lies outside 0..K-1, or there are fewer than two classes.
+    """
+
+    name: str
+    root: Path
+    paths: tuple[Path, ...]
+    labels: IntArray
+    is_train: BoolArray
+    class_names: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        labels = np.array(self.labels, dtype=np.int64)
+        is_train = np.array(self.is_train, dtype=np.bool_)
+        labels.flags.writeable = is_train.flags.writeable = False
+        object.__setattr__(self, "labels", labels)
+        object.__setattr__(self, "is_train", is_train)
+        if self.num_classes < 2:
+            raise ValueError(f"a sample table needs at least two classes, got {list(self.class_names)}")
+        count = len(self.paths)
+        if labels.shape != (count,) or is_train.shape != (count,) or len(self.names) not in (0, count):
+            raise ValueError(
+                f"a sample table needs one label, split and name per file: {count} files, labels {labels.shape}, "
+                f"splits {is_train.shape}, {len(self.names)} names"
+            )
+        if count and not (labels.min() >= 0 and labels.max() < self.num_classes):
+            raise ValueError(f"labels must lie in 0..{self.num_classes - 1}, found {labels.min()}..{labels.max()}")
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.class_names)
+
+    @cached_property
+    def train(self) -> IntArray:
+        """Rows of the training split, ascending, (N_train,)."""
+        return np.flatnonzero(self.is_train)
+
+    @cached_property
+    def test(self) -> IntArray:
+        """Rows of the test split, ascending, (N_test,)."""
+        return np.flatnonzero(~self.is_train)
+
+    @cached_property
+    def file_names(self) -> tuple[str, ...]:
+        """The N names by which the data set's own list calls the files."""
+        return self.names or tuple(path.relative_to(self.root).as_posix() for path in self.paths)
+
+    def class_counts(self, rows: IntArray) -> IntArray:
+        """Samples per class (K,) among ``rows``, such as ``table.train``."""
+        return np.bincount(self.labels[rows], minlength=self.num_classes).astype(np.int64, copy=False)
+
+
+def image_files(folder: Path) -> dict[str, int]:
+    """Names of the image files that lie directly in ``folder``, sorted, with their sizes in bytes.
+
+    Files without an image suffix and hidden files are left out.
+    """
+    with os.scandir(folder) as entries:
+        return dict(
+            sorted(
+                (entry.name, entry.stat().st_size)
+                for entry in entries
+                if not entry.name.startswith(".")
+                and os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES  # noqa: PTH122, twice as fast
+                and entry.is_file()
+            )
+        )

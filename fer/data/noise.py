@@ -1,0 +1,209 @@
+"""Label noise: functions from a sample table to the labels in force of its training rows.
+
+Each function returns int64 (N_train,) in 0..K-1, in the order of ``table.train``. Test labels are out of reach. The
+draws depend only on ``seed`` and on the number of training rows: one uniform number per sample decides whether it is
+hit, so the samples hit at a lower ratio are among those hit at a higher one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fer.data.index import DatasetError, IntArray, SampleTable
+from fer.data.label_list import read_label_list
+
+ASYMMETRIC_MAP = {
+    "surprise": "anger",
+    "fear": "surprise",
+    "disgust": "anger",
+    "happiness": "neutral",
+    "sadness": "neutral",
+    "anger": "disgust",
+    "neutral": "sadness",
+}
+_SAME_EXPRESSION = {"happy": "happiness", "sad": "sadness", "angry": "anger"}
+
+
+def none(table: SampleTable, *, ratio: float = 0.0, seed: int = 0) -> IntArray:
+    """The labels as they are.
+
+    Raises:
+        ValueError: a ratio other than 0, which needs a kind of noise.
+    """
+    if ratio != 0:
+        raise ValueError(f"noise.ratio={ratio} needs a kind of noise: add noise=symmetric, pair or asymmetric")
+    return table.labels[table.train]
+
+
+def symmetric(table: SampleTable, *, ratio: float, seed: int) -> IntArray:
+    """Each label flips with probability ``ratio`` in [0, 1) to one of the other K-1 classes, all equally likely.
+
+    The definition behind the published RAF-DB lists. A sample that is hit at two ratios gets the same wrong label.
+    """
+    clean = table.labels[table.train]
+    hit, target = _uniform(seed, len(clean))
+    shift = 1 + (target * (table.num_classes - 1)).astype(np.int64)
+    return np.where(hit < _checked(ratio), (clean + shift) % table.num_classes, clean)
+
+
+def pair(table: SampleTable, *, ratio: float, seed: int) -> IntArray:
+    """Each label flips with probability ``ratio`` in [0, 1) to the next class, the last one to the first."""
+    clean = table.labels[table.train]
+    hit, _ = _uniform(seed, len(clean))
+    return np.where(hit < _checked(ratio), (clean + 1) % table.num_classes, clean)
+
+
+def asymmetric(table: SampleTable, *, ratio: float, seed: int) -> IntArray:
+    """Each label flips with probability ``ratio`` in [0, 1) to the expression it is most easily taken for.
+
+    The map is the one of LA-Net (Wu and Cui, ICCV 2023): ``ASYMMETRIC_MAP``, by class name in any order and case.
+
+    Raises:
+        ValueError: the classes are not the seven expressions.
+    """
+    names = [_SAME_EXPRESSION.get(name.lower(), name.lower()) for name in table.class_names]
+    if sorted(names) != sorted(ASYMMETRIC_MAP):
+        raise ValueError(
+            f"asymmetric noise is defined for the classes {', '.join(ASYMMETRIC_MAP)}; {table.root} has "
+            f"{', '.join(table.class_names)}: rename them, or use noise=pair or noise=class_dependent"
+        )
+    targets = np.array([names.index(ASYMMETRIC_MAP[name]) for name in names], dtype=np.int64)
+    clean = table.labels[table.train]
+    hit, _ = _uniform(seed, len(clean))
+    return np.where(hit < _checked(ratio), targets[clean], clean)
+
+
+def class_dependent(
+    table: SampleTable,
+    *,
+    matrix: Sequence[Sequence[float]],
+    seed: int,
+    classes: Sequence[str] | None = None,
+    ratio: None = None,
+) -> IntArray:
+    """Labels drawn from a transition matrix (K, K): ``matrix[i][j]`` is the probability that class i is labelled j.
+
+    ``classes`` names the classes of the matrix in order, in any case, and guards against a data set with another
+    order; None takes the matrix as it is.
+
+    Raises:
+        ValueError: the matrix is not K x K, has a negative or non-finite entry or a row that does not sum to 1 (within
+            1e-6), its classes are not the data set's, or a ratio is given, which this noise does not use.
+    """
+    if ratio is not None:
+        raise ValueError("noise=class_dependent takes its rates from noise.matrix: leave noise.ratio out")
+    if classes is not None and [name.lower() for name in classes] != [name.lower() for name in table.class_names]:
+        raise ValueError(
+            f"noise.matrix is for the classes {', '.join(classes)}; {table.root} has {', '.join(table.class_names)}: "
+            "write the rows and columns in that order and set noise.classes to it"
+        )
+    transition = _checked_matrix(matrix, table.class_names)
+    clean = table.labels[table.train]
+    draw, _ = _uniform(seed, len(clean))
+    bounds: NDArray[np.float64] = np.cumsum(transition, axis=1)
+    bounds /= bounds[:, -1:]
+    drawn: IntArray = (draw[:, None] >= bounds[clean]).sum(axis=1, dtype=np.int64)
+    return drawn
+
+
+def file(table: SampleTable, *, path: str | Path, ratio: None = None, seed: None = None) -> IntArray:
+    """The labels of a published list: lines ``train_00001.jpg 5`` with labels from 1, in any order.
+
+    A relative ``path`` is looked for in the working folder, in the data set and in its ``EmoLabel``. Lines of test
+    images are accepted only where they repeat the clean label.
+
+    Raises:
+        DatasetError: with every fault of the list: unknown or repeated names, labels out of range, training images
+            without a line, changed test labels.
+        ValueError: a ratio or seed is given, which a list does not use.
+    """
+    if ratio is not None or seed is not None:
+        raise ValueError("noise=file takes the labels from noise.path: leave noise.ratio and noise.seed out")
+    path = _find(Path(path).expanduser(), table.root)
+    entries, faults = read_label_list(path, table.class_names)
+    row_of = {name: row for row, name in enumerate(table.file_names)}
+    labels = table.labels.copy()
+    listed = np.zeros(len(labels), dtype=np.bool_)
+    for entry in entries:
+        where = f"{path.name}, line {entry.line}"
+        row = row_of.get(entry.name)
+        if row is None:
+            faults.append(f"{where}: {entry.name} is not an image of {table.root}; remove the line")
+        elif table.is_train[row]:
+            labels[row] = entry.label
+            listed[row] = True
+        elif entry.label not in (-1, table.labels[row]):
+            faults.append(
+                f"{where}: {entry.name} is a test image with label {table.labels[row] + 1}, the list says "
+                f"{entry.label + 1}; test labels are never changed: remove the lines of test images"
+            )
+    absent = table.train[~listed[table.train]]
+    if len(absent):
+        faults.append(
+            f"{path.name}: no line for {len(absent):,} of {len(table.train):,} training images, first "
+            f"{table.file_names[absent[0]]}; add them with their labels"
+        )
+    if faults:
+        raise DatasetError(path, faults)
+    return labels[table.train]
+
+
+def transition_counts(clean: IntArray, given: IntArray, num_classes: int) -> IntArray:
+    """Samples of true class i with given label j, int64 (K, K)."""
+    flat = np.bincount(clean * num_classes + given, minlength=num_classes**2)
+    return flat.reshape(num_classes, num_classes).astype(np.int64, copy=False)
+
+
+def fingerprint(labels: IntArray) -> str:
+    """MD5 of the labels counted from 1 and written one after the other, by which published lists are known."""
+    return hashlib.md5("".join(map(str, (labels + 1).tolist())).encode(), usedforsecurity=False).hexdigest()
+
+
+def _uniform(seed: int, count: int) -> NDArray[np.float64]:
+    """Two numbers in [0, 1) per sample, (2, count).
+
+    They are made from the raw stream, which NumPy keeps the same for ever; the methods of ``Generator`` may change.
+    """
+    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
+        raise ValueError(f"noise.seed must be a whole number from 0 on, got {seed!r}")
+    raw = np.random.PCG64(int(seed)).random_raw(2 * count)
+    return ((raw >> np.uint64(11)).astype(np.float64) * 2.0**-53).reshape(2, count)
+
+
+def _checked(ratio: Any) -> float:
+    if isinstance(ratio, bool) or not isinstance(ratio, int | float) or not 0 <= ratio < 1 or math.isnan(ratio):
+        raise ValueError(f"noise.ratio must be a number with 0 <= ratio < 1, got {ratio!r}")
+    return float(ratio)
+
+
+def _checked_matrix(matrix: Sequence[Sequence[float]], class_names: Sequence[str]) -> NDArray[np.float64]:
+    size = len(class_names)
+    if len(matrix) != size or any(len(row) != size for row in matrix):
+        raise ValueError(
+            f"noise.matrix must have {size} rows of {size} numbers, for the classes {', '.join(class_names)}; got "
+            f"{len(matrix)} rows of {', '.join(str(len(row)) for row in matrix)}"
+        )
+    rows = np.array([[float(value) for value in row] for row in matrix])
+    for name, row in zip(class_names, rows, strict=True):
+        if not (np.isfinite(row).all() and row.min() >= 0 and abs(row.sum() - 1) <= 1e-6):
+            raise ValueError(
+                f"noise.matrix, row of {name}: {row.tolist()} must be probabilities that sum to 1, the sum is "
+                f"{row.sum():g}"
+            )
+    return rows
+
+
+def _find(path: Path, root: Path) -> Path:
+    places = dict.fromkeys((path, root / path, root / "EmoLabel" / path))
+    for place in places:
+        if place.is_file():
+            return place
+    looked = ", ".join(str(place) for place in places)
+    raise DatasetError(path, [f"{path.name}: no such file; set noise.path to the label list (looked at {looked})"])

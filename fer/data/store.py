@@ -1,0 +1,220 @@
+"""The image store: every image decoded once into one memory-mapped array of uint8 RGB."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fer.data.decode import ImageFault, decode, pixels
+from fer.data.index import DatasetError, IntArray, SampleTable
+
+log = logging.getLogger(__name__)
+
+FORMAT = 1
+"""Raised whenever other pixels come out of the same files, so that stores of older versions are made anew."""
+_BLOCK = 512
+_CHUNK = 64
+
+
+@dataclass(frozen=True, eq=False)
+class ImageStore:
+    """The decoded images of a sample table; it pickles as its path, not as its pixels.
+
+    ``images`` is a read-only memory-mapped uint8 array (N, 3, size, size) in RGB, row i holding ``table.paths[i]``.
+    ``content_fingerprint`` is the SHA-256 of its bytes. ``bad`` (ascending row numbers) are images that could not be
+    decoded and hold zeros. ``warnings`` are findings about the images.
+    """
+
+    path: Path
+    images: NDArray[np.uint8]
+    content_fingerprint: str
+    bad: IntArray
+    warnings: tuple[str, ...]
+
+    @staticmethod
+    def open(
+        table: SampleTable, *, size: int, cache_dir: str | Path, on_bad_image: str = "error", workers: int | None = None
+    ) -> ImageStore:
+        """Map the store of these files, decoding them first if no store of their present state is in ``cache_dir``.
+
+        Images of another size than ``size`` x ``size`` pixels are resized with PIL's bilinear filter. ``on_bad_image``
+        is "error", or "skip" to list undecodable images in ``bad``. ``workers`` is the number of decoding threads.
+
+        Raises:
+            DatasetError: with every image that cannot be decoded, or if skipping them leaves a split empty.
+            OSError: the cache folder cannot be written or the disk is full.
+        """
+        if on_bad_image not in ("error", "skip"):
+            raise ValueError(f"data.on_bad_image must be 'error' or 'skip', got {on_bad_image!r}")
+        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+            raise ValueError(f"data.store_size must be a whole number of pixels from 1 on, got {size!r}")
+        path = Path(cache_dir).expanduser() / f"{table.name}-{size}px-{_key(table, size)[:24]}.npy"
+        shape = (len(table.paths), 3, size, size)
+        opened = _load(path, shape)
+        if opened is None:
+            _create(path, table, size, workers or min(8, os.cpu_count() or 1))
+            opened = _load(path, shape)
+        if opened is None:
+            raise OSError(f"the image store {path} was just written and cannot be read back; delete it and try again")
+        images, facts = opened
+        faults: dict[int, str] = {int(row): reason for row, reason in facts["bad"].items()}
+        bad = np.array(sorted(faults), dtype=np.int64)
+        _check_bad(table, faults, on_bad_image)
+        warnings: list[str] = []
+        if len(bad):
+            warnings.append(f"{len(bad):,} images cannot be decoded and are left out, first {table.paths[bad[0]]}")
+        if facts["resized"]:
+            warnings.append(
+                f"{facts['resized']:,} of {len(table.paths):,} images are not {size} x {size} pixels and were resized"
+                + (f", {facts['distorted']:,} of them not nearly square" if facts["distorted"] else "")
+            )
+        return ImageStore(path, images, facts["content"], bad, tuple(warnings))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _reopen, (self.path, self.content_fingerprint, self.bad, self.warnings)
+
+
+def _reopen(path: Path, content: str, bad: IntArray, warnings: tuple[str, ...]) -> ImageStore:
+    return ImageStore(path, np.load(path, mmap_mode="r"), content, bad, warnings)
+
+
+def _check_bad(table: SampleTable, faults: dict[int, str], on_bad_image: str) -> None:
+    if not faults:
+        return
+    if on_bad_image == "error":
+        remedy = "replace it or take it out of the data set, or set data.on_bad_image=skip"
+        raise DatasetError(table.root, [f"{table.paths[row]}: {reason}; {remedy}" for row, reason in faults.items()])
+    for split, rows in (("train", table.train), ("test", table.test)):
+        if len(rows) and all(int(row) in faults for row in rows):
+            first = faults[int(rows[0])]
+            raise DatasetError(table.root, [f"no {split} image can be decoded, first {table.paths[rows[0]]}: {first}"])
+
+
+def _key(table: SampleTable, size: int) -> str:
+    """SHA-256 over what decides the pixels: format, size, and each file's name, bytes and time of change."""
+    digest = hashlib.sha256(json.dumps([FORMAT, size, len(table.paths)]).encode())
+    prefix = f"{table.root}{os.sep}"
+    faults: list[str] = []
+    for path in table.paths:
+        try:
+            state = path.stat()
+        except OSError as error:
+            faults.append(f"{path}: cannot be read ({error.strerror}); restore it")
+            continue
+        digest.update(json.dumps([str(path).removeprefix(prefix), state.st_size, state.st_mtime_ns]).encode())
+    if faults:
+        raise DatasetError(table.root, faults)
+    return digest.hexdigest()
+
+
+def _load(path: Path, shape: tuple[int, ...]) -> tuple[NDArray[np.uint8], dict[str, Any]] | None:
+    """The mapped array and its facts, or None if either file is missing or damaged."""
+    try:
+        facts = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+        images = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        return None
+    if (
+        images.shape != shape
+        or images.dtype != np.uint8
+        or not {"bad", "resized", "distorted", "content"} <= set(facts)
+    ):
+        return None
+    return images, facts
+
+
+def _create(path: Path, table: SampleTable, size: int, workers: int) -> None:
+    """Decode every image and put the array in place, then its facts.
+
+    Processes that do this at the same time write the same bytes, so it does not matter whose file stays.
+    """
+    needed = len(table.paths) * 3 * size * size
+    log.info("decoding %s images of %s into %s (%.0f MB)", f"{len(table.paths):,}", table.root, path, needed / 1e6)
+    started = time.perf_counter()
+    facts: dict[str, Any] = {"bad": {}, "resized": 0, "distorted": 0}
+    digest = hashlib.sha256()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _replacing(path) as stream, ThreadPoolExecutor(workers) as pool:
+            # Written, not mapped: a full disk is an error here and would be a fatal signal in a mapped page.
+            header = {"descr": "|u1", "fortran_order": False, "shape": (len(table.paths), 3, size, size)}
+            np.lib.format.write_array_header_1_0(stream, header)
+            for start in range(0, len(table.paths), _BLOCK):
+                paths = table.paths[start : start + _BLOCK]
+                block = np.zeros((len(paths), 3, size, size), dtype=np.uint8)
+                # Small faces cost more to hand over than to decode, so a thread takes many at a time.
+                chunks = (slice(first, first + _CHUNK) for first in range(0, len(paths), _CHUNK))
+                found = pool.map(lambda part, into=block, of=paths: _fill(into[part], of[part]), chunks)
+                for row, result in enumerate(chain.from_iterable(found), start=start):
+                    if isinstance(result, str):
+                        facts["bad"][row] = result
+                    else:
+                        facts["resized"] += result != (size, size)
+                        facts["distorted"] += max(result) > 1.25 * min(result)
+                stream.write(block.data)
+                digest.update(block.data)
+        facts["content"] = digest.hexdigest()
+        with _replacing(path.with_suffix(".json")) as stream:
+            stream.write(json.dumps(facts, indent=1).encode())
+    except OSError as error:
+        free = _free_space(path.parent)
+        raise OSError(
+            error.errno,
+            f"cannot write the image store ({error.strerror or error}): it needs {needed / 1e6:,.0f} MB and {free} in "
+            f"the cache folder; make room there or choose another with cache_dir=FOLDER",
+            str(path),
+        ) from error
+    log.info("decoded in %.1f s", time.perf_counter() - started)
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[BinaryIO]:
+    """A temporary file beside ``path`` that takes its place when all is written, and vanishes on any error."""
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    temporary = Path(name)
+    try:
+        with os.fdopen(descriptor, "wb") as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.chmod(0o644)  # a cache may be shared; temporary files are private
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def _free_space(folder: Path) -> str:
+    try:
+        return f"{shutil.disk_usage(folder).free / 1e6:,.0f} MB are free"
+    except OSError:
+        return "the free space is unknown"
+
+
+def _fill(block: NDArray[np.uint8], paths: Sequence[Path]) -> list[tuple[int, int] | str]:
+    """Decode ``paths`` into ``block`` (n, 3, size, size): each image's (width, height), or why it has no pixels."""
+    results: list[tuple[int, int] | str] = []
+    for target, path in zip(block, paths, strict=True):
+        try:
+            image = decode(path)
+        except ImageFault as fault:
+            results.append(str(fault))
+            continue
+        target[:] = pixels(image, block.shape[-1])
+        results.append(image.size)
+    return results

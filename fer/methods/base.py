@@ -1,0 +1,155 @@
+"""What all methods share: optimiser and schedule, views, evaluation, metrics, logging."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
+
+import lightning.pytorch as L
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from fer.augment import Augmentation
+from fer.batch import Batch
+from fer.metrics import EvaluationMetrics, TrainingStatistics
+from fer.models.network import FaceNetwork
+
+
+class Loss(NamedTuple):
+    """What a method makes of a batch."""
+
+    total: Tensor
+    """Scalar to minimise."""
+    logits: Tensor
+    """(B, K), by which training accuracy and memorisation are measured."""
+    parts: dict[str, Tensor]
+    """Scalars to log by name, such as ``loss_cls``."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What an experiment fixes for whatever method it trains."""
+
+    build_network: Callable[[], FaceNetwork]
+    """A freshly initialised network; a method with two networks calls it twice."""
+    augmentation: Augmentation
+    optimizer: Callable[[Iterable[Any]], Optimizer]
+    scheduler: Callable[[Optimizer], LRScheduler]
+    class_names: tuple[str, ...]
+    given_labels: Tensor
+    """int64 (N,), the perhaps wrong labels of the training samples, in the order of ``batch.index``."""
+    evaluation_name: str = "test"
+    """Prefix of the metrics of the split that is evaluated after every epoch: ``test`` or ``holdout``."""
+
+
+class Method(L.LightningModule):
+    """A way to train. A subclass states ``views`` and writes ``loss``.
+
+    Its constructor takes the setting and, keyword-only, plain Python values: these are saved as hyper-parameters.
+    State that follows samples is a registered buffer of length N indexed by ``batch.index``.
+    """
+
+    views: ClassVar[int] = 1
+    """1: ``batch.image`` reaches ``loss`` as a view (B, 3, H, W); 2: as a pair of views."""
+
+    def __init__(self, setting: Setting) -> None:
+        super().__init__()
+        self.save_hyperparameters(ignore=["setting"], logger=False)
+        self.network = setting.build_network()
+        self.augmentation = setting.augmentation
+        self.class_names = setting.class_names
+        self.num_classes = len(setting.class_names)
+        self.evaluation_name = setting.evaluation_name
+        self.evaluation_metrics = EvaluationMetrics(self.num_classes)
+        self.training_statistics = TrainingStatistics()
+        self.epoch_record: dict[str, float] = {}
+        """Metrics of the newest epoch, complete when the epoch ends."""
+        self._make_optimizer = setting.optimizer
+        self._make_scheduler = setting.scheduler
+
+    def loss(self, batch: Batch) -> Loss:
+        """The loss of a batch whose ``image`` holds the view or views made by ``make_views``."""
+        raise TypeError(f"{type(self).__name__} must define loss(batch)")
+
+    def make_views(self, image: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        """Training view or views of uint8 images (B, 3, h, w)."""
+        return self.augmentation.one_view(image) if self.views == 1 else self.augmentation.two_views(image)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Logits (B, K) of uint8 images (B, 3, h, w), as evaluated."""
+        return self._network_logits(self.augmentation.test_view(image))
+
+    def parameter_groups(self) -> Iterable[Any]:
+        """What the optimiser is given: by default every parameter in one group."""
+        return self.parameters()
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        optimizer = self._make_optimizer(self.parameter_groups())
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": self._make_scheduler(optimizer), "interval": "epoch"},
+        }
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        assert isinstance(batch.image, Tensor)
+        # Here and not in a transfer hook, because the random generators are seeded between the two.
+        loss = self.loss(batch._replace(image=self._in_memory_format(self.make_views(batch.image))))
+        parts = {"loss": loss.total, **loss.parts}
+        self.training_statistics.update(loss.logits, batch, parts)
+        step = self.global_step + 1
+        if self.logger is not None and step % self.trainer.log_every_n_steps == 0:
+            values = {f"step/{name}": float(value.detach()) for name, value in parts.items()}
+            self.logger.log_metrics(values, step=step)
+        return loss.total
+
+    def on_train_epoch_start(self) -> None:
+        self.training_statistics.reset()
+        self.epoch_record = {"lr": self.trainer.optimizers[0].param_groups[0]["lr"]}
+
+    def on_train_epoch_end(self) -> None:
+        values = self.training_statistics.compute(self._sum_over_ranks)
+        self._record({f"train/{name}": value for name, value in values.items()})
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        assert isinstance(batch.image, Tensor)
+        self.evaluation_metrics.update(self(batch.image).softmax(1), batch.label)
+
+    def on_validation_epoch_start(self) -> None:
+        self.evaluation_metrics.reset()
+
+    def on_validation_epoch_end(self) -> None:
+        values = self.evaluation_metrics.summary(self.class_names)
+        self._record({f"{self.evaluation_name}/{name}": value for name, value in values.items()})
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        """Probabilities (B, K) and what identifies the samples; a subclass may add per-sample outputs."""
+        assert isinstance(batch.image, Tensor)
+        return {"index": batch.index, "probabilities": self(batch.image).softmax(1).float()}
+
+    def _network_logits(self, view: Tensor) -> Tensor:
+        logits: Tensor = self.network(self._in_memory_format(view))[1]
+        return logits
+
+    def _in_memory_format(self, views: Any) -> Any:
+        """Views in the memory format of the network's own convolutions."""
+        if isinstance(views, tuple):
+            return tuple(self._in_memory_format(view) for view in views)
+        return views.contiguous(memory_format=self._memory_format)
+
+    @property
+    def _memory_format(self) -> torch.memory_format:
+        weight = next(m.weight for m in self.network.modules() if isinstance(m, nn.Conv2d))
+        nhwc = weight.shape[1] > 1 and weight.is_contiguous(memory_format=torch.channels_last)
+        return torch.channels_last if nhwc and not weight.is_contiguous() else torch.contiguous_format
+
+    def _sum_over_ranks(self, values: Tensor) -> Tensor:
+        summed = self.trainer.strategy.reduce(values, reduce_op="sum")
+        assert isinstance(summed, Tensor)
+        return summed
+
+    def _record(self, values: dict[str, float]) -> None:
+        self.epoch_record.update(values)
+        self.log_dict(values, logger=False)

@@ -1,0 +1,107 @@
+"""EAC, erasing attention consistency.
+
+Y. Zhang, C. Wang, X. Ling, W. Deng, "Learn From All: Erasing Attention Consistency for Noisy Label Facial
+Expression Recognition", ECCV 2022, arXiv 2207.10299.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from fer.augment import ERASE_RECIPES, EraseRecipe
+from fer.batch import Batch
+from fer.cam import class_activation_maps, mirror
+from fer.methods.base import Loss, Method, Setting
+from fer.models.batch_norm import keep_views_apart
+
+Forward = Literal["two_pass", "joint_per_view_statistics", "joint"]
+FORWARDS = ("two_pass", "joint_per_view_statistics", "joint")
+
+
+def attention_consistency_loss(cam: Tensor, cam_of_mirrored: Tensor) -> Tensor:
+    """Mean over B, K, h and w of ``(cam[n, k, i, j] - cam_of_mirrored[n, k, i, w - 1 - j]) ** 2``.
+
+    Args:
+        cam, cam_of_mirrored: CAMs (B, K, h, w) of the faces and of their mirror images. The classifier weights in
+            them are detached by the caller: the loss trains the backbone only, through both views.
+    """
+    return F.mse_loss(cam, mirror(cam_of_mirrored))
+
+
+class EAC(Method):
+    """Cross-entropy on the first view plus ``lam`` times the attention consistency of the two views.
+
+    Only the first view is classified (the paper's imbalanced framework). With ``lam=0`` and ``forward=two_pass``
+    the gradients are those of plain cross-entropy; the pass of the second view still moves the running statistics
+    of BatchNorm, and with them the evaluation.
+
+    Args:
+        setting: what the experiment fixes.
+        lam: weight of the consistency loss, 0 or more (paper: 5).
+        erase: ``shared``, the second view is the mirror image of the erased first view (the paper's text; the
+            released code with the clean label list); ``independent``, the second view is erased on its own (the
+            released code with any other list).
+        pixel_noise_on_second_view: ``None`` = as the released code has it, yes when shared and no when independent.
+        forward: ``two_pass``, a pass per view as released; ``joint_per_view_statistics``, one pass with BatchNorm
+            statistics per view, the same mathematics; ``joint``, one pass whose BatchNorm mixes the views, which is
+            another algorithm.
+
+    Raises:
+        ValueError: a value outside those listed.
+    """
+
+    views = 2
+
+    def __init__(
+        self,
+        setting: Setting,
+        *,
+        lam: float = 5.0,
+        erase: EraseRecipe = "shared",
+        pixel_noise_on_second_view: bool | None = None,
+        forward: Forward = "two_pass",
+    ) -> None:
+        if not (math.isfinite(lam) and lam >= 0):
+            raise ValueError(f"method.lam is {lam}; it must be a number of 0 or more")
+        if erase not in ERASE_RECIPES:
+            raise ValueError(f"method.erase is {erase!r}; choose one of {', '.join(ERASE_RECIPES)}")
+        if forward not in FORWARDS:
+            raise ValueError(f"method.forward is {forward!r}; choose one of {', '.join(FORWARDS)}")
+        super().__init__(setting)
+        self.lam = lam
+        self.erase: EraseRecipe = erase
+        self.pixel_noise_on_second_view = pixel_noise_on_second_view
+        self.forward_mode = forward
+        if forward == "joint_per_view_statistics":
+            keep_views_apart(self.network)
+
+    def make_views(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        return self.augmentation.two_views(
+            image, erase=self.erase, pixel_noise_on_second_view=self.pixel_noise_on_second_view
+        )
+
+    def loss(self, batch: Batch) -> Loss:
+        features, mirrored_features, logits = self._features_of_both(*batch.image)
+        loss_cls = F.cross_entropy(logits, batch.label)
+        weight = self.network.classifier.weight.detach()
+        loss_consistency = attention_consistency_loss(
+            class_activation_maps(features, weight), class_activation_maps(mirrored_features, weight)
+        )
+        total = loss_cls + self.lam * loss_consistency
+        return Loss(total, logits, {"loss_cls": loss_cls, "loss_consistency": loss_consistency})
+
+    def _features_of_both(self, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Feature maps (B, C, h, w) of both views and the logits (B, K) of the first."""
+        if self.forward_mode == "two_pass":
+            features, logits = self.network(first)
+            mirrored_features, _ = self.network(second)
+        else:
+            both, logits = self.network(self._in_memory_format(torch.cat([first, second])))
+            features, mirrored_features = both.chunk(2)
+            logits = logits[: len(first)]
+        return features, mirrored_features, logits

@@ -1,0 +1,92 @@
+"""What an epoch is measured by: quality on an evaluation split, memorisation of wrong labels in training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric, MetricCollection
+from torchmetrics.classification import (
+    MulticlassAccuracy,
+    MulticlassCalibrationError,
+    MulticlassConfusionMatrix,
+    MulticlassF1Score,
+    MulticlassRecall,
+)
+
+from fer.batch import Batch
+
+CALIBRATION_BINS = 15
+_SAMPLES, _CORRECT, _TRUTH_KNOWN, _CORRECT_CLEAN, _WRONG, _MEMORIZED, _RECOVERED = range(7)
+
+
+class EvaluationMetrics(MetricCollection):
+    """Accuracy, mean class accuracy, macro F1, expected calibration error, recall per class, confusion matrix.
+
+    Update with probabilities (B, K) and labels (B,). Classes that never occur do not enter the means over classes.
+    """
+
+    def __init__(self, num_classes: int) -> None:
+        metrics: dict[str, Metric | MetricCollection] = {
+            "acc": MulticlassAccuracy(num_classes, average="micro"),
+            "macro_acc": MulticlassAccuracy(num_classes, average="macro"),
+            "f1": MulticlassF1Score(num_classes, average="macro"),
+            "recall": MulticlassRecall(num_classes, average="none"),
+            "ece": MulticlassCalibrationError(num_classes, n_bins=CALIBRATION_BINS, norm="l1"),
+            "confusion": MulticlassConfusionMatrix(num_classes),
+        }
+        super().__init__(metrics)
+
+    def summary(self, class_names: Sequence[str]) -> dict[str, float]:
+        """``acc``, ``macro_acc``, ``f1``, ``ece`` and ``recall/<class>``, all in 0..1; a collective under DDP."""
+        values = self.compute()
+        summary = {name: float(values[name]) for name in ("acc", "macro_acc", "f1", "ece")}
+        return summary | {f"recall/{name}": float(r) for name, r in zip(class_names, values["recall"], strict=True)}
+
+
+class TrainingStatistics:
+    """Sums over a training epoch, held on the device so that no step waits for it.
+
+    Accuracy and memorisation are read off the logits with which the samples were trained.
+    """
+
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        self._counts: Tensor | None = None
+        self._loss_sums: dict[str, Tensor] = {}
+
+    def update(self, logits: Tensor, batch: Batch, parts: Mapping[str, Tensor]) -> None:
+        """Add a batch: logits (B, K) and the scalar, batch-averaged parts of the loss."""
+        predicted = logits.detach().argmax(1)
+        known = batch.clean_label >= 0
+        wrong = known & (batch.label != batch.clean_label)
+        right, truly_right = predicted == batch.label, predicted == batch.clean_label
+        counts = torch.stack([
+            torch.ones_like(right), right, known, known & truly_right, wrong, wrong & right, wrong & truly_right,
+        ]).sum(1)  # fmt: skip
+        self._counts = counts if self._counts is None else self._counts + counts
+        for name, value in parts.items():
+            added = value.detach().double() * len(predicted)
+            self._loss_sums[name] = self._loss_sums[name] + added if name in self._loss_sums else added
+
+    def compute(self, sum_over_ranks: Callable[[Tensor], Tensor] = lambda tensor: tensor) -> dict[str, float]:
+        """``acc``, ``acc_clean``, ``memorized``, ``recovered`` in 0..1 and the mean of every part of the loss.
+
+        ``acc_clean`` appears where true labels are known, ``memorized`` and ``recovered`` where some are wrong.
+        """
+        if self._counts is None:
+            return {}
+        names = list(self._loss_sums)
+        sums = sum_over_ranks(torch.stack([*self._counts.double(), *(self._loss_sums[name] for name in names)]))
+        counts, losses = sums[:7].tolist(), sums[7:].tolist()
+        summary = {name: value / counts[_SAMPLES] for name, value in zip(names, losses, strict=True)}
+        summary["acc"] = counts[_CORRECT] / counts[_SAMPLES]
+        if counts[_TRUTH_KNOWN]:
+            summary["acc_clean"] = counts[_CORRECT_CLEAN] / counts[_TRUTH_KNOWN]
+        if counts[_WRONG]:
+            summary["memorized"] = counts[_MEMORIZED] / counts[_WRONG]
+            summary["recovered"] = counts[_RECOVERED] / counts[_WRONG]
+        return summary
