@@ -19,10 +19,6 @@ _IN_NAME = {"method", "method.lam", "backbone", "noise", "noise.ratio", "seed", 
 _MAX_NAME = 120
 
 
-class ConfigError(ValueError):
-    """A configuration that cannot be run; the message says which key and what to do."""
-
-
 def compose(overrides: list[str], config_name: str = "train") -> DictConfig:
     """Compose a configuration as the command line would.
 

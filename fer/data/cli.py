@@ -17,11 +17,12 @@ from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 from rich.table import Table
 
-from fer.config import ConfigError, compose
+from fer.config import compose
 from fer.data.index import IntArray, SampleTable
 from fer.data.label_list import write_label_list
 from fer.data.noise import fingerprint, transition_counts
 from fer.data.store import ImageStore
+from fer.errors import ConfigError
 
 _OVERRIDES = "Hydra overrides as for fer-train, such as data=raf_db data.root=PATH noise=symmetric noise.ratio=0.3"
 

@@ -79,6 +79,17 @@ class Stencil(NamedTuple):
     cover: FloatArray
 
 
+class Spot(NamedTuple):
+    """A bell about the point (x, y) of the face, ``amount`` high; lengths in face units."""
+
+    amount: float
+    x: float
+    y: float
+    rx: float
+    ry: float
+    lift: float = 0.0
+
+
 class Canvas:
     """The figure before its background, (3, SIZE, SIZE) in 0..1, with the relief that the light will show.
 
@@ -98,7 +109,9 @@ class Canvas:
         self._centre = np.array([shot.x, shot.y], dtype=np.float32)
         self._pixels = np.arange(SIZE, dtype=np.float32) + np.float32(0.5)
 
-    def turn(self, face: FloatArray, *, depth: float | FloatArray | None = None, lift: float = 0.0) -> FloatArray:
+    def turn(
+        self, face: FloatArray, *, depth: float | FloatArray | None = None, lift: float | FloatArray = 0.0
+    ) -> FloatArray:
         """Points of the face (..., 2) as the turned head shows them; without ``depth`` they lie on its front."""
         x, y = face[..., 0], face[..., 1]
         away: float | FloatArray
@@ -108,7 +121,10 @@ class Canvas:
             away = depth - _PIVOT
         # A head is deeper than it is wide, so turning narrows it little.
         cos = 0.4 + 0.6 * math.cos(self.shot.yaw)
-        return np.stack([x * cos + away * math.sin(self.shot.yaw), y + away * math.sin(self.shot.pitch)], axis=-1)
+        turned = np.empty(face.shape, dtype=np.float32)
+        turned[..., 0] = x * cos + away * math.sin(self.shot.yaw)
+        turned[..., 1] = y + away * math.sin(self.shot.pitch)
+        return turned
 
     def rim(self, face: FloatArray, *, depth: float = 0.0) -> FloatArray:
         """Points of the head's outline (..., 2), turned: on the far side a part nearer the front forms the outline."""
@@ -120,19 +136,20 @@ class Canvas:
 
         ``soft`` is a blur in pixels.
         """
-        pixels = [shape @ self._to_pixels + self._centre for shape in shapes]
-        everything = np.concatenate(pixels)
+        everything = np.concatenate(shapes) @ self._to_pixels + self._centre
         margin = 1.0 + 2.5 * soft
         left, top = (max(0, min(SIZE - 1, math.floor(v - margin))) for v in everything.min(axis=0).tolist())
         right, bottom = (max(1, min(SIZE, math.ceil(v + margin))) for v in everything.max(axis=0).tolist())
         right, bottom = max(right, left + 1), max(bottom, top + 1)
         fine = Image.new("L", ((right - left) * _FINE, (bottom - top) * _FINE))
         pen = ImageDraw.Draw(fine)
-        corner = np.array([left, top], dtype=np.float32)
-        for index, shape in enumerate(pixels):
-            value = 255 if values is None else round(255 * values[index])
-            # Pillow takes a pixel's centre for its coordinate.
-            pen.polygon(((shape - corner) * _FINE - np.float32(0.5)).ravel().tolist(), fill=value)
+        # Pillow takes a pixel's centre for its coordinate.
+        flat = ((everything - np.float32([left, top])) * _FINE - np.float32(0.5)).ravel().tolist()
+        start = 0
+        for index, shape in enumerate(shapes):
+            end = start + 2 * len(shape)
+            pen.polygon(flat[start:end], fill=255 if values is None else round(255 * values[index]))
+            start = end
         small = fine.reduce(_FINE)
         if soft:
             small = small.filter(ImageFilter.GaussianBlur(soft))
@@ -149,27 +166,22 @@ class Canvas:
         image += cover * (tint - image)
         alpha += cover * (1.0 - alpha)
 
-    def _bell(self, at: FloatArray, rx: float, ry: float) -> tuple[FloatArray, FloatArray]:
-        """Factors (SIZE, 1) and (1, SIZE) of a bell of height 1 about ``at`` (2)."""
-        x, y = (at @ self._to_pixels + self._centre).tolist()
-        across = (self._pixels - x) * np.float32(1 / (rx * self.shot.scale))
-        down = (self._pixels - y) * np.float32(1 / (ry * self.shot.scale))
-        return np.exp(-down * down)[:, None], np.exp(-across * across)[None, :]
+    def bells(self, spots: Sequence[Spot]) -> FloatArray:
+        """The sum of the spots' bells, (SIZE, SIZE)."""
+        amount, x, y, rx, ry, lift = np.array(spots, dtype=np.float32).T[:, :, None]
+        at = self.turn(np.concatenate([x, y], axis=1), lift=lift[:, 0]) @ self._to_pixels + self._centre
+        across = (self._pixels - at[:, :1]) / (rx * np.float32(self.shot.scale))
+        down = (self._pixels - at[:, 1:]) / (ry * np.float32(self.shot.scale))
+        total: FloatArray = (np.exp(-down * down) * amount).T @ np.exp(-across * across)
+        return total
 
-    def blob(self, x: float, y: float, rx: float, ry: float, *, lift: float = 0.0) -> FloatArray:
-        """A bell (SIZE, SIZE) of height 1 about the point (x, y) of the face."""
-        down, across = self._bell(self.turn(points((x, y)), lift=lift)[0], rx, ry)
-        return down * across
+    def raise_skin(self, spots: Sequence[Spot]) -> None:
+        """Bumps, their amounts in face units; dips where negative."""
+        self.height += self.bells(spots)
 
-    def raise_skin(self, amount: float, x: float, y: float, rx: float, ry: float, *, lift: float = 0.0) -> None:
-        """A bump of ``amount`` face units at (x, y) of the face; negative for a dip."""
-        down, across = self._bell(self.turn(points((x, y)), lift=lift)[0], rx, ry)
-        self.height += (down * np.float32(amount)) * across
-
-    def darken(self, amount: float, x: float, y: float, rx: float, ry: float, *, lift: float = 0.0) -> None:
-        """Where little light arrives: a share ``amount`` of it is missing at (x, y) of the face."""
-        down, across = self._bell(self.turn(points((x, y)), lift=lift)[0], rx, ry)
-        self.shadow *= 1.0 - (down * np.float32(amount)) * across
+    def darken(self, spots: Sequence[Spot]) -> None:
+        """Where light hardly arrives; the amounts say how much of it is missing."""
+        self.shadow *= np.exp(-self.bells(spots))
 
     def light(self) -> None:
         """Light the figure: an ellipsoid with the relief on it, lit from one side, plus light from all around."""

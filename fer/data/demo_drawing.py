@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from fer.data.demo_canvas import Canvas, draw_backdrop, mirrored, points, ribbon, smooth
+from fer.data.demo_canvas import Canvas, Spot, draw_backdrop, mirrored, points, ribbon, smooth
 from fer.data.demo_hair import draw_beard, draw_ears, draw_front_hair, draw_hair_behind
 from fer.data.demo_parameters import (
     BLACK,
@@ -63,8 +63,7 @@ def _draw_head(canvas: Canvas, person: Person, actions: Actions, rng: np.random.
     collar = points((0.0, 1.34 + 0.35 * person.age), (half + 0.08, 1.32), (1.5, 1.55), (2.2, 2.3))
     collar = np.concatenate([(collar[1:] * np.float32([-1.0, 1.0]))[::-1], collar])
     canvas.paint(canvas.stencil(canvas.turn(collar, depth=0.0)), person.cloth)
-    below = canvas.blob(0.0, chin + 0.06, 0.7, 0.22, lift=-0.4)
-    canvas.image *= 1.0 - 0.5 * below
+    canvas.image *= 1.0 - canvas.bells([Spot(0.5, 0.0, chin + 0.06, 0.7, 0.22, -0.4)])
     draw_ears(canvas, person, front=False)
     right = points((0.5, -1.03), (0.78, -0.68), (0.88, -0.15), (0.85, 0.25), (0.765, 0.62), (0.575, 0.95), (0.31, 1.17))
     right[:, 0] *= np.array([wide] * 4 + [jaw] * 3, dtype=np.float32)
@@ -79,10 +78,11 @@ def _draw_head(canvas: Canvas, person: Person, actions: Actions, rng: np.random.
     rim[:, 1] = front[:, 1]
     head = canvas.stencil(rim)
     canvas.paint(head, person.skin)
-    flush = canvas.blob(-0.48, 0.36, 0.24, 0.2) + canvas.blob(0.48, 0.36, 0.24, 0.2) + canvas.blob(0.0, 0.42, 0.2, 0.15)
+    red = 0.10 if person.male else 0.15
+    flush = canvas.bells([Spot(red, x, y, 0.24, 0.18) for x, y in ((-0.48, 0.36), (0.48, 0.36), (0.0, 0.42))])
     mottle = rng.standard_normal((25, 25), dtype=np.float32).repeat(4, 0).repeat(4, 1)[head.window]
     skin = canvas.image[:, *head.window]
-    skin[1:] *= 1.0 - (0.10 if person.male else 0.15) * head.cover * flush[head.window]
+    skin[1:] *= 1.0 - head.cover * flush[head.window]
     skin *= 1.0 + (0.008 + 0.012 * person.age) * mottle * head.cover
 
 
@@ -208,7 +208,7 @@ def _draw_mouth(canvas: Canvas, person: Person, actions: Actions) -> FloatArray:
     outline = band(upper_out, lower_out)
     canvas.paint(canvas.stencil(outline), mix(person.lips, BLACK, 0.15), density=0.9)
     canvas.paint(canvas.stencil(band(lower_in, lower_out - 0.01)), person.lips, density=0.8)
-    canvas.raise_skin(0.035 * person.lip, 0.0, float(lower_in[10]) + 0.6 * thick, 0.6 * width, 0.045, lift=0.05)
+    canvas.raise_skin([Spot(0.035 * person.lip, 0.0, float(lower_in[10]) + 0.6 * thick, 0.6 * width, 0.045, 0.05)])
     if float((open_up + open_low).max()) > 0.03:
         canvas.paint(canvas.stencil(band(upper_in, lower_in)), (0.17, 0.045, 0.05))
         if a.jaw > 0.35:
@@ -227,7 +227,6 @@ def _draw_mouth(canvas: Canvas, person: Person, actions: Actions) -> FloatArray:
     else:
         path = np.stack([x, 0.5 * (upper_in + lower_in)], axis=1)
         canvas.paint(canvas.stencil(canvas.turn(ribbon(path, 0.032), lift=0.05)), mix(person.lips, BLACK, 0.75))
-    depth = 0.18 + 0.2 * a.corner_pull + 0.1 * a.corner_drop
-    canvas.darken(depth, -width - 0.02, float(line[0]), 0.05, 0.05)
-    canvas.darken(depth, width + 0.02, float(line[-1]), 0.05, 0.05)
+    depth = 0.2 + 0.22 * a.corner_pull + 0.12 * a.corner_drop
+    canvas.darken([Spot(depth, 1.06 * float(x[end]), float(line[end]), 0.05, 0.05) for end in (0, -1)])
     return outline

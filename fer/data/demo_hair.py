@@ -62,6 +62,10 @@ def draw_front_hair(canvas: Canvas, person: Person, rng: np.random.Generator) ->
         inner = _over_crown((0.0, high), (0.46, high + 0.06), (0.7, -0.48), (0.8, -0.2), (0.83, 0.02))
         if style != "curly":  # combed over from the parting, where the hairline stands highest
             inner[:, 1] -= 0.1 * abs(part) * np.exp(-(((inner[:, 0] - 0.45 * np.sign(part)) / 0.3) ** 2))
+    if style in ("long", "fringe"):  # falls along the cheeks and over the ears
+        side = points((0.86, 0.45), (0.84, 0.95))
+        inner = np.concatenate([(side * _MIRROR)[::-1], inner[1:-1], side])
+        outer = np.concatenate([(side * _MIRROR * 1.16)[::-1], outer[1:-1], side * 1.16])
     wide = np.float32([person.width, 1.0])
     inner, outer = smooth(inner * wide, steps=5), smooth(outer * wide, steps=5)
     if style == "curly":
@@ -69,6 +73,8 @@ def draw_front_hair(canvas: Canvas, person: Person, rng: np.random.Generator) ->
         outer = outer * (1.0 + 0.045 * np.sin(1.9 * count + part))
         inner = inner + np.float32([0.0, 0.035]) * np.sin(1.7 * count)
     near, far = canvas.turn(inner), canvas.rim(outer, depth=-0.05)
+    if style not in ("cap", "scarf"):  # the tips taper
+        near += np.clip((inner[:, 1:] - inner[-1, 1] + 0.2) / 0.2, 0.0, 1.0) * (far - near)
     # On the far side the hair lies behind the outline: the hairline must not pass the hair's own edge.
     side = np.sign(outer[:, 0])
     near[:, 0] = np.where(side * near[:, 0] > side * far[:, 0], far[:, 0], near[:, 0])
@@ -100,7 +106,9 @@ def draw_beard(canvas: Canvas, person: Person, actions: Actions, lips: FloatArra
         side = points((0.8, 0.1), (0.84, 0.3), (0.79, 0.62), (0.6, 0.96), (0.33, chin - 0.03)) * np.float32(
             [person.width * person.jaw, 1.0]
         )
-        edge = points((0.0, 0.6), (0.3, 0.62), (0.52, 0.62), (0.7, 0.35), (0.76, 0.08)) * np.float32([person.width, 1.0])
+        edge = points((0.0, 0.6), (0.3, 0.62), (0.52, 0.62), (0.7, 0.35), (0.76, 0.08)) * np.float32(
+            [person.width, 1.0]
+        )
         ring = [edge, side, points((0.0, chin + 0.02)), side[::-1] * _MIRROR, edge[:0:-1] * _MIRROR]
         shapes.append(canvas.rim(smooth(np.concatenate(ring), closed=True), depth=0.3))
     if kind in ("moustache", "goatee"):

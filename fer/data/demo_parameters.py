@@ -51,7 +51,10 @@ _VARIANTS: dict[int, tuple[tuple[float, Actions], ...]] = {
         (0.25, Actions(inner_brow=1.0, outer_brow=1.0, lid_raise=0.8, jaw=0.45)),
     ),
     FEAR: (
-        (0.6, Actions(inner_brow=0.95, outer_brow=0.35, brow_lower=0.65, lid_raise=1.0, stretch=1.0, part=0.7, jaw=0.3)),
+        (
+            0.6,
+            Actions(inner_brow=0.95, outer_brow=0.35, brow_lower=0.65, lid_raise=1.0, stretch=1.0, part=0.7, jaw=0.3),
+        ),
         (0.4, Actions(inner_brow=0.9, outer_brow=0.3, brow_lower=0.7, lid_raise=1.0, stretch=0.9, part=0.3)),
     ),
     DISGUST: (
@@ -135,7 +138,13 @@ _SKIN: tuple[Colour, ...] = (
     (0.33, 0.21, 0.15),
 )
 _DARK_HAIR: tuple[Colour, ...] = ((0.08, 0.07, 0.07), (0.14, 0.10, 0.08), (0.22, 0.15, 0.10))
-_HAIR: tuple[Colour, ...] = (*_DARK_HAIR, (0.36, 0.23, 0.14), (0.52, 0.36, 0.20), (0.78, 0.62, 0.38), (0.55, 0.24, 0.12))
+_HAIR: tuple[Colour, ...] = (
+    *_DARK_HAIR,
+    (0.36, 0.23, 0.14),
+    (0.52, 0.36, 0.20),
+    (0.78, 0.62, 0.38),
+    (0.55, 0.24, 0.12),
+)
 _IRIS: tuple[Colour, ...] = ((0.28, 0.17, 0.10), (0.20, 0.12, 0.08), (0.30, 0.45, 0.60), (0.33, 0.43, 0.30))
 
 

@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from fer.data.demo_canvas import Canvas, Stencil, mirrored, points, ribbon, smooth
-from fer.data.demo_parameters import Colour, FloatArray, Person, mix
+from fer.data.demo_parameters import BLACK, Colour, FloatArray, Person, mix
 
 _AROUND = np.linspace(0.0, 2 * math.pi, 29, dtype=np.float32)
 
@@ -48,13 +48,14 @@ def draw_occluder(canvas: Canvas, person: Person, rng: np.random.Generator) -> N
         cup = points((x - wide, top), (x + wide, top), (x + 0.8 * wide, 1.9), (x - 0.8 * wide, 1.9))
         colour = np.asarray(person.cloth, dtype=np.float32)[::-1] * 0.6 + 0.3
         stencil = canvas.stencil(cup)
-        shade = np.linspace(1.1, 0.7, stencil.cover.shape[1], dtype=np.float32)[:: -1 if canvas.shot.light[0] > 0 else 1]
+        shade = np.linspace(1.1, 0.7, stencil.cover.shape[1], dtype=np.float32)[
+            :: -1 if canvas.shot.light[0] > 0 else 1
+        ]
         canvas.paint(stencil, colour[:, None, None] * np.broadcast_to(shade, stencil.cover.shape))
-    elif kind == "strand":
+    elif kind == "strand" and person.hairstyle not in ("bald", "cap", "scarf"):
         path = points((0.1, -1.05), (0.42, -0.6), (0.52, -0.1), (0.56, 0.35), (0.48, 0.75)) * mirror
         lock = ribbon(smooth(path), float(rng.uniform(0.12, 0.24)))
-        tint = person.hair if person.hairstyle not in ("bald", "cap", "scarf") else mix(person.headgear, person.hair, 0.5)
-        canvas.paint(canvas.stencil(canvas.turn(lock, lift=0.1), soft=0.4), mix(tint, (0.0, 0.0, 0.0), 0.15))
+        canvas.paint(canvas.stencil(canvas.turn(lock, lift=0.1), soft=0.4), mix(person.hair, BLACK, 0.15))
     elif kind == "edge":
         x, y, size = float(rng.uniform(0.8, 1.15)) * side, float(rng.uniform(-0.4, 1.0)), float(rng.uniform(0.35, 0.6))
         disc = np.float32([x, y]) + np.stack([size * np.cos(_AROUND), 1.5 * size * np.sin(_AROUND)], axis=1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from fer.data.demo_canvas import Canvas, mirrored, points, ribbon, smooth
+from fer.data.demo_canvas import Canvas, Spot, mirrored, points, ribbon, smooth
 from fer.data.demo_parameters import Actions, FloatArray, Person
 
 
@@ -12,26 +12,36 @@ def shape_skin(canvas: Canvas, person: Person, actions: Actions) -> None:
     """Nose, cheeks, brow ridge, eye sockets, lips and chin."""
     a, nose = actions, person.nose_width
     tip = 0.42 * person.nose_length - 0.04 * a.nose - 0.02 * a.upper_lip
-    canvas.raise_skin(0.09, 0.0, 0.08, 0.09, 0.22, lift=0.1)
-    canvas.raise_skin(0.13, 0.0, tip - 0.03, 0.13 * nose, 0.13, lift=0.28)
     lid = 0.05 * (1.0 - 0.5 * a.lid_raise)
     cheek = 0.05 + 0.075 * a.cheek + 0.03 * a.corner_pull
-    for s in (-1.0, 1.0):
-        canvas.raise_skin(0.045, s * 0.14 * nose, tip + 0.03, 0.06, 0.06, lift=0.1)
-        canvas.raise_skin(0.05, s * 0.4, -0.27, 0.3, 0.1)
-        canvas.raise_skin(-0.07, s * 0.36, 0.0, 0.26, 0.15)
-        canvas.raise_skin(lid, s * 0.4, -0.02, 0.17, 0.1)
-        canvas.raise_skin(cheek, s * 0.5, 0.4 - 0.06 * a.cheek, 0.24, 0.2)
-        canvas.darken(0.22, s * 0.2, -0.03, 0.12, 0.14)
-        canvas.darken(0.10 + 0.12 * person.age, s * 0.37, 0.15, 0.17, 0.06)
     below_lip = 1.0 + 0.22 * a.jaw
-    canvas.raise_skin(0.05, 0.0, 0.72, 0.36, 0.2)
-    canvas.raise_skin(-0.05, 0.0, below_lip, 0.2, 0.06)
-    canvas.raise_skin(0.06, 0.0, 1.1 * person.chin + 0.14 * a.jaw, 0.2, 0.12)
-    canvas.darken(0.2, 0.0, below_lip - 0.02, 0.16, 0.05)
+    bumps = [
+        Spot(0.09, 0.0, 0.08, 0.09, 0.22, 0.1),
+        Spot(0.13, 0.0, tip - 0.03, 0.13 * nose, 0.13, 0.28),
+        Spot(0.05, 0.0, 0.72, 0.36, 0.2),
+        Spot(-0.05, 0.0, below_lip, 0.2, 0.06),
+        Spot(0.06, 0.0, 1.1 * person.chin + 0.14 * a.jaw, 0.2, 0.12),
+    ]
     # The nose throws its shadow away from the light.
     right, down, front = canvas.shot.light
-    canvas.darken(0.34, -0.14 * right / front, tip + 0.1 - 0.06 * down, 0.15, 0.07, lift=0.1)
+    hollows = [
+        Spot(0.4, -0.14 * right / front, tip + 0.1 - 0.06 * down, 0.15, 0.07, 0.1),
+        Spot(0.22, 0.0, below_lip - 0.02, 0.16, 0.05),
+    ]
+    for s in (-1.0, 1.0):
+        bumps += [
+            Spot(0.045, s * 0.14 * nose, tip + 0.03, 0.06, 0.06, 0.1),
+            Spot(0.05, s * 0.4, -0.27, 0.3, 0.1),
+            Spot(-0.07, s * 0.36, 0.0, 0.26, 0.15),
+            Spot(lid, s * 0.4, -0.02, 0.17, 0.1),
+            Spot(cheek, s * 0.5, 0.4 - 0.06 * a.cheek, 0.24, 0.2),
+        ]
+        hollows += [
+            Spot(0.25, s * 0.2, -0.03, 0.12, 0.14),
+            Spot(0.10 + 0.14 * person.age, s * 0.37, 0.15, 0.17, 0.06),
+        ]
+    canvas.raise_skin(bumps)
+    canvas.darken(hollows)
 
 
 def draw_creases(canvas: Canvas, person: Person, actions: Actions) -> None:

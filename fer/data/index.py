@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from fer.errors import UserError
+
 IntArray = NDArray[np.int64]
 BoolArray = NDArray[np.bool_]
 
@@ -18,7 +20,7 @@ MAX_FAULTS_SHOWN = 20
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".pgm", ".ppm"})
 
 
-class DatasetError(ValueError):
+class DatasetError(UserError):
     """A data set that cannot be used, with every fault found in it.
 
     Each fault names the file, the line where there is one, and what to do.

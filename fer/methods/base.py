@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
 import lightning.pytorch as L
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -80,7 +79,8 @@ class Method(L.LightningModule):
 
     def forward(self, image: Tensor) -> Tensor:
         """Logits (B, K) of uint8 images (B, 3, h, w), as evaluated."""
-        return self._network_logits(self.augmentation.test_view(image))
+        logits: Tensor = self.network(self.augmentation.test_view(image))[1]
+        return logits
 
     def parameter_groups(self) -> Iterable[Any]:
         """What the optimiser is given: by default every parameter in one group."""
@@ -96,7 +96,7 @@ class Method(L.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         assert isinstance(batch.image, Tensor)
         # Here and not in a transfer hook, because the random generators are seeded between the two.
-        loss = self.loss(batch._replace(image=self._in_memory_format(self.make_views(batch.image))))
+        loss = self.loss(batch._replace(image=self.make_views(batch.image)))
         parts = {"loss": loss.total, **loss.parts}
         self.training_statistics.update(loss.logits, batch, parts)
         step = self.global_step + 1
@@ -128,22 +128,6 @@ class Method(L.LightningModule):
         """Probabilities (B, K) and what identifies the samples; a subclass may add per-sample outputs."""
         assert isinstance(batch.image, Tensor)
         return {"index": batch.index, "probabilities": self(batch.image).softmax(1).float()}
-
-    def _network_logits(self, view: Tensor) -> Tensor:
-        logits: Tensor = self.network(self._in_memory_format(view))[1]
-        return logits
-
-    def _in_memory_format(self, views: Any) -> Any:
-        """Views in the memory format of the network's own convolutions."""
-        if isinstance(views, tuple):
-            return tuple(self._in_memory_format(view) for view in views)
-        return views.contiguous(memory_format=self._memory_format)
-
-    @property
-    def _memory_format(self) -> torch.memory_format:
-        weight = next(m.weight for m in self.network.modules() if isinstance(m, nn.Conv2d))
-        nhwc = weight.shape[1] > 1 and weight.is_contiguous(memory_format=torch.channels_last)
-        return torch.channels_last if nhwc and not weight.is_contiguous() else torch.contiguous_format
 
     def _sum_over_ranks(self, values: Tensor) -> Tensor:
         summed = self.trainer.strategy.reduce(values, reduce_op="sum")

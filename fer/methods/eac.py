@@ -101,7 +101,7 @@ class EAC(Method):
             features, logits = self.network(first)
             mirrored_features, _ = self.network(second)
         else:
-            both, logits = self.network(self._in_memory_format(torch.cat([first, second])))
+            both, logits = self.network(torch.cat([first, second]))
             features, mirrored_features = both.chunk(2)
             logits = logits[: len(first)]
         return features, mirrored_features, logits

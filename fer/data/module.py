@@ -1,0 +1,186 @@
+"""The LightningDataModule: reads the table, applies the noise, opens the image store, serves uint8 batches."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import lightning.pytorch as L
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from fer.batch import Batch
+from fer.data.index import IntArray, SampleTable
+from fer.data.samplers import RankBatches
+from fer.data.store import ImageStore
+
+PROTOCOLS = ("last5", "holdout")
+
+log = logging.getLogger(__name__)
+
+
+class FaceDataset(Dataset[Batch]):
+    """Rows of a table as whole batches of uint8 images: ``dataset.__getitems__([3, 1, 4])`` is a ``Batch`` of three.
+
+    Args:
+        store: decoded images of the table.
+        rows: table rows of the split, (n,); ``batch.index`` counts along them.
+        given: labels in force, (n,).
+        clean: true labels, (n,), -1 where unknown.
+    """
+
+    def __init__(self, store: ImageStore, rows: IntArray, given: IntArray, clean: IntArray) -> None:
+        self.store = store
+        self.rows = rows
+        self.given = given
+        self.clean = clean
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> Batch:
+        return self.__getitems__([index])
+
+    def __getitems__(self, indices: list[int]) -> Batch:
+        chosen = np.asarray(indices)
+        return Batch(
+            image=torch.from_numpy(self.store.images[self.rows[chosen]]),
+            label=torch.from_numpy(self.given[chosen]),
+            clean_label=torch.from_numpy(self.clean[chosen]),
+            index=torch.from_numpy(chosen.astype(np.int64)),
+        )
+
+
+class FaceDataModule(L.LightningDataModule):
+    """One data set with one noise.
+
+    ``setup`` reads and decodes everything, so that all faults of the data appear before training. Training rows whose
+    image cannot be decoded are left out where ``on_bad_image`` is ``skip``.
+
+    Args:
+        read: makes the sample table.
+        noise: labels in force of the table's training rows, (N_train,).
+        batch_size: total over all devices.
+        store_size: edge length in pixels of the decoded images.
+        cache_dir: folder of the image stores.
+        on_bad_image: ``error`` or ``skip``.
+        protocol: ``last5`` evaluates the test split after every epoch; ``holdout`` keeps a stratified share of the
+            training split, with its labels in force, for that.
+        holdout_share: that share, in (0, 0.5].
+        seed: order of the training samples and choice of the holdout.
+        num_workers: processes that fetch batches; 0 = the main process.
+
+    Raises:
+        ValueError: a value outside its range.
+        DatasetError: from ``setup``, all faults of the data set.
+    """
+
+    def __init__(
+        self,
+        *,
+        read: Callable[[], SampleTable],
+        noise: Callable[[SampleTable], IntArray],
+        batch_size: int,
+        store_size: int,
+        cache_dir: str | Path,
+        on_bad_image: str = "error",
+        protocol: str = "last5",
+        holdout_share: float = 0.1,
+        seed: int = 0,
+        num_workers: int = 0,
+    ) -> None:
+        super().__init__()
+        if protocol not in PROTOCOLS:
+            raise ValueError(f"protocol is {protocol!r}; choose one of {', '.join(PROTOCOLS)}")
+        if not 0 < holdout_share <= 0.5:
+            raise ValueError(f"holdout_share is {holdout_share}; it must lie in (0, 0.5]")
+        self.read = read
+        self.noise = noise
+        self.batch_size = batch_size
+        self.store_size = store_size
+        self.cache_dir = cache_dir
+        self.on_bad_image = on_bad_image
+        self.protocol = protocol
+        self.holdout_share = holdout_share
+        self.seed = seed
+        self.num_workers = num_workers
+        self.table: SampleTable
+
+    def setup(self, stage: str | None = None) -> None:
+        if hasattr(self, "table"):
+            return
+        self.table = self.read()
+        given = self.noise(self.table)
+        self.store = ImageStore.open(
+            self.table, size=self.store_size, cache_dir=self.cache_dir, on_bad_image=self.on_bad_image
+        )
+        for warning in (*self.table.warnings, *self.store.warnings):
+            log.warning("%s", warning)
+        readable = ~np.isin(self.table.train, self.store.bad)
+        self.train = self._dataset(self.table.train[readable], given[readable])
+        test = np.setdiff1d(self.table.test, self.store.bad)
+        self.test = self._dataset(test, self.table.labels[test])
+        self.fit_rows, self.holdout_rows = self._split_holdout()
+
+    @property
+    def evaluation_name(self) -> str:
+        """What is evaluated after every epoch: ``test`` or ``holdout``."""
+        return "test" if self.protocol == "last5" else "holdout"
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        return self._loader(self.train, self.fit_rows, shuffle_seed=self.seed)
+
+    def val_dataloader(self) -> DataLoader[Batch]:
+        if self.protocol == "holdout":
+            return self._loader(self.train, self.holdout_rows)
+        return self.test_dataloader()
+
+    def test_dataloader(self) -> DataLoader[Batch]:
+        return self._loader(self.test, np.arange(len(self.test)))
+
+    def train_in_order_dataloader(self) -> DataLoader[Batch]:
+        """Every training sample once, holdout included, in the order of the table."""
+        return self._loader(self.train, np.arange(len(self.train)))
+
+    def _dataset(self, rows: IntArray, given: IntArray) -> FaceDataset:
+        return FaceDataset(self.store, rows, given, self.table.labels[rows])
+
+    def _split_holdout(self) -> tuple[IntArray, IntArray]:
+        """Positions in the training split to train on and to hold out."""
+        everything = np.arange(len(self.train))
+        if self.protocol == "last5":
+            return everything, everything[:0]
+        generator = np.random.default_rng([self.seed, len(everything)])
+        held = []
+        for label in range(self.table.num_classes):
+            members = generator.permutation(np.flatnonzero(self.train.given == label))
+            held.append(members[: round(self.holdout_share * len(members))])
+        holdout = np.sort(np.concatenate(held))
+        if not len(holdout):
+            raise ValueError(f"holdout_share={self.holdout_share} of {len(everything)} samples leaves none to hold out")
+        return np.setdiff1d(everything, holdout), holdout
+
+    def _loader(self, dataset: FaceDataset, rows: IntArray, shuffle_seed: int | None = None) -> DataLoader[Batch]:
+        trainer = self.trainer
+        batches = RankBatches(
+            rows,
+            self.batch_size,
+            shuffle_seed=shuffle_seed,
+            rank=trainer.global_rank if trainer else 0,
+            world_size=trainer.world_size if trainer else 1,
+        )
+        return DataLoader(
+            dataset,
+            batch_sampler=batches,
+            collate_fn=_as_it_is,
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+            pin_memory=torch.cuda.is_available(),
+        )
+
+
+def _as_it_is(batch: Batch) -> Batch:
+    """The data set gives whole batches."""
+    return batch

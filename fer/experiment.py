@@ -1,0 +1,231 @@
+"""From a resolved configuration to a trained, tested run. The only module that instantiates configurations."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import lightning.pytorch as L
+import torch
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+from torch import nn
+
+from fer import predictions
+from fer.callbacks.progress import EpochBar
+from fer.callbacks.run_writer import RunWriter
+from fer.callbacks.seeding import Seeding, seed_everything
+from fer.data.module import FaceDataModule
+from fer.errors import ConfigError, UserError
+from fer.methods.base import Method, Setting
+from fer.models.network import FaceNetwork
+from fer.results import run_result
+from fer.runs import RunFolder
+
+log = logging.getLogger(__name__)
+
+Config = Mapping[str, Any]
+T = TypeVar("T")
+
+
+@dataclass
+class Experiment:
+    """Everything that a configuration describes, built but not yet run."""
+
+    config: Config
+    datamodule: FaceDataModule
+    method: Method
+    trainer: L.Trainer
+
+
+def build(config: Config, folder: RunFolder, *, for_training: bool = True) -> Experiment:
+    """Build data, method and trainer.
+
+    Args:
+        config: resolved configuration, plain containers.
+        folder: where callbacks and loggers write.
+        for_training: ``False`` leaves out what writes to the folder and loads no pretrained weights.
+
+    Raises:
+        ConfigError: a value does not fit; the message names it.
+        DatasetError: all faults of the data set.
+    """
+    datamodule = _configured(
+        FaceDataModule,
+        read=_instantiate(config["data"]["reader"], _partial_=True),
+        noise=_instantiate(config["noise"]),
+        store_size=config["data"]["store_size"],
+        on_bad_image=config["data"]["on_bad_image"],
+        **{key: config[key] for key in ("cache_dir", "batch_size", "protocol", "holdout_share", "seed", "num_workers")},
+    )
+    _configured(datamodule.setup)
+    seed_everything(config["seed"])
+    method = _build_method(config, datamodule, with_weights=for_training)
+    if for_training:
+        callbacks = [Seeding(config["seed"]), RunWriter(folder)]
+        callbacks += [_instantiate(callback) for callback in (config["callbacks"] or {}).values()]
+        logger = _instantiate(config["logger"], save_dir=folder.path, name="tensorboard", version="")
+    else:
+        callbacks, logger = [], None
+    on_terminal = config["trainer"]["enable_progress_bar"] and for_training and sys.stdout.isatty()
+    trainer: L.Trainer = _instantiate(
+        {**config["trainer"], "enable_progress_bar": on_terminal},
+        callbacks=callbacks + ([EpochBar()] if on_terminal else []),
+        logger=logger or False,
+        use_distributed_sampler=False,
+        num_sanity_val_steps=0,
+        enable_model_summary=False,
+        enable_checkpointing=for_training,
+        default_root_dir=folder.path,
+    )
+    datamodule.trainer = trainer
+    return Experiment(config, datamodule, method, trainer)
+
+
+def train(config: Config, folder: RunFolder) -> dict[str, Any]:
+    """Train or resume a run and test it; write everything its folder holds and return the result.
+
+    Raises:
+        ConfigError, DatasetError, WeightsError: before any training.
+    """
+    started = time.time()
+    with _logging_to(folder.log_file):
+        experiment = build(config, folder)
+        trainer, method, datamodule = experiment.trainer, experiment.method, experiment.datamodule
+        resume = folder.last_checkpoint if folder.last_checkpoint.is_file() else None
+        if trainer.is_global_zero:
+            _write_inputs(experiment, folder, resumed=resume is not None)
+        trainer.fit(method, datamodule=datamodule, ckpt_path=resume, weights_only=True)
+        if trainer.interrupted:
+            raise KeyboardInterrupt
+        test = _test(experiment, folder)
+        predicted = predictions.predict(trainer, method, datamodule)
+        memorised = predictions.memorisation(datamodule.train, predicted["train"])
+        result = run_result(config, folder.records(), test, memorised)
+        result["seconds"] = time.time() - started
+        if trainer.is_global_zero:
+            columns = predictions.header(predicted, method.class_names)
+            folder.write_table(folder.predictions_file, columns, predictions.rows(predicted, datamodule))
+            folder.write_result(result)
+    return result
+
+
+def evaluate(config: Config, folder: RunFolder) -> dict[str, float]:
+    """Metrics of a finished run's test split, from the checkpoint that its result was computed with."""
+    experiment = build(config, folder, for_training=False)
+    checkpoint = folder.best_checkpoint if config["protocol"] == "holdout" else folder.last_checkpoint
+    return _test_checkpoint(experiment, checkpoint)
+
+
+def _test(experiment: Experiment, folder: RunFolder) -> dict[str, float] | None:
+    """One test with the selected epoch; under ``last5`` the records hold the tests already."""
+    if experiment.config["protocol"] == "last5":
+        return None
+    return _test_checkpoint(experiment, folder.best_checkpoint)
+
+
+def _test_checkpoint(experiment: Experiment, checkpoint: Path) -> dict[str, float]:
+    if not checkpoint.is_file():
+        raise ConfigError(f"{checkpoint} is missing: the run cannot be tested without it")
+    state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    experiment.method.load_state_dict(state["state_dict"])
+    experiment.method.evaluation_name = "test"
+    experiment.trainer.validate(experiment.method, experiment.datamodule.test_dataloader(), verbose=False)
+    return {k: v for k, v in experiment.method.epoch_record.items() if k.startswith("test/")}
+
+
+def _build_method(config: Config, datamodule: FaceDataModule, *, with_weights: bool) -> Method:
+    table = datamodule.table
+    backbone = dict(config["backbone"])
+    if not with_weights:
+        backbone["weights"] = None
+
+    def build_network() -> FaceNetwork:
+        features: nn.Module = _instantiate(backbone)
+        network = FaceNetwork(features, table.num_classes, channels_last=config["channels_last"])
+        if config["compile"]:
+            network.compile()
+        return network
+
+    setting = Setting(
+        build_network=build_network,
+        augmentation=_instantiate(config["augment"]),
+        optimizer=_instantiate(config["optim"]["optimizer"]),
+        scheduler=_instantiate(config["optim"]["scheduler"]),
+        class_names=table.class_names,
+        given_labels=torch.from_numpy(datamodule.train.given),
+        evaluation_name=datamodule.evaluation_name,
+    )
+    method: Method = _configured(_instantiate(config["method"], _partial_=True), setting)
+    return method
+
+
+def _instantiate(node: Any, **arguments: Any) -> Any:
+    """``hydra.utils.instantiate`` with the constructor's own error instead of Hydra's report of it."""
+    if not node:
+        return None
+    wants_partial = arguments.pop("_partial_", node.get("_partial_", False))
+    partial = instantiate({**node, "_partial_": True}, _convert_="all", **arguments)
+    return partial if wants_partial else _configured(partial)
+
+
+def _configured(call: Callable[..., T], *arguments: Any, **keywords: Any) -> T:
+    """Call something whose arguments come from the configuration.
+
+    Raises:
+        ConfigError: the arguments do not fit its signature or it refuses their values.
+    """
+    try:
+        return call(*arguments, **keywords)
+    except UserError:
+        raise
+    except (TypeError, ValueError) as error:
+        raise ConfigError(str(error)) from error
+
+
+def _write_inputs(experiment: Experiment, folder: RunFolder, *, resumed: bool) -> None:
+    """What the run starts from: noise, stamp, and records cut to what the checkpoint knows."""
+    datamodule = experiment.datamodule
+    epoch = 0
+    folder.last_checkpoint.parent.mkdir(exist_ok=True)
+    if resumed:
+        epoch = torch.load(folder.last_checkpoint, map_location="cpu", weights_only=True)["epoch"] + 1
+        log.info("resuming after epoch %d", epoch)
+    folder.keep_records_before(epoch)
+    names, table = datamodule.table.class_names, datamodule.table
+    train = datamodule.train
+    folder.write_table(
+        folder.noise_file,
+        ["file", "clean_label", "given_label"],
+        (
+            (table.file_names[row], names[clean], names[given])
+            for row, clean, given in zip(train.rows, train.clean, train.given, strict=True)
+        ),
+    )
+    folder.write_stamp({
+        "data": {"root": str(table.root), "images": datamodule.store.content_fingerprint},
+        "labels_changed": int((train.given != train.clean).sum()),
+        "device": str(experiment.trainer.strategy.root_device),
+        "devices": experiment.trainer.world_size,
+        "resumed_after_epoch": epoch or None,
+    })  # fmt: skip
+
+
+@contextmanager
+def _logging_to(path: Path) -> Iterator[None]:
+    """Send the project's log to the run folder as well."""
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logger = logging.getLogger("fer")
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        handler.close()

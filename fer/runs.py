@@ -1,0 +1,238 @@
+"""The run folder: its files, its states, and the stamp that says where its numbers come from."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib import metadata
+from pathlib import Path
+from typing import IO, Any, Literal
+
+import yaml
+
+from fer.errors import UserError
+
+State = Literal["new", "incomplete", "done"]
+
+_PACKAGES = ("fer", "torch", "torchvision", "lightning", "torchmetrics", "hydra-core", "omegaconf", "numpy", "pillow")
+
+
+class RunFolderError(UserError):
+    """A run folder that cannot be used for this run; the message says why and what to do."""
+
+
+class RunFolder:
+    """Paths and files of one run.
+
+    A folder is ``new`` (no configuration in it), ``incomplete`` or ``done`` (it holds ``result.json``, which is
+    written last). Files are replaced atomically; ``records.jsonl`` is appended to, a line per epoch.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.config_file = self.path / "config.yaml"
+        self.stamp_file = self.path / "stamp.json"
+        self.noise_file = self.path / "noise.csv"
+        self.records_file = self.path / "records.jsonl"
+        self.result_file = self.path / "result.json"
+        self.predictions_file = self.path / "predictions.csv"
+        self.log_file = self.path / "train.log"
+        self.last_checkpoint = self.path / "checkpoints" / "last.ckpt"
+        self.best_checkpoint = self.path / "checkpoints" / "best.ckpt"
+
+    @property
+    def state(self) -> State:
+        if self.result_file.is_file():
+            return "done"
+        return "incomplete" if self.config_file.is_file() else "new"
+
+    def open(self, config: Mapping[str, Any], unnamed_keys: Sequence[str]) -> State:
+        """Claim the folder for a configuration and say in which state it is.
+
+        Raises:
+            RunFolderError: it belongs to another configuration (the message shows the difference), or cannot be
+                written to.
+        """
+        state = self.state
+        try:
+            if state == "new":
+                self.path.mkdir(parents=True, exist_ok=True)
+                with replacing(self.config_file) as stream:
+                    yaml.safe_dump(dict(config), stream, sort_keys=False)
+                return state
+        except OSError as error:
+            raise RunFolderError(
+                f"cannot write to {self.path} ({error.strerror}); choose another folder with output_dir="
+            ) from error
+        differences = list(_differences(self.config(), config, unnamed_keys))
+        if differences:
+            shown = "\n".join(f"  {key}: {old!r} in the folder, {new!r} now" for key, old, new in differences)
+            raise RunFolderError(
+                f"{self.path} holds a run with another configuration:\n{shown}\n"
+                "Choose another folder with output_dir=, give the folder's values, or remove the folder."
+            )
+        return state
+
+    def discard(self) -> None:
+        """Remove what a run that could not start has written, and the folder if nothing else is in it."""
+        for file in (self.config_file, self.stamp_file, self.noise_file, self.records_file, self.log_file):
+            file.unlink(missing_ok=True)
+        shutil.rmtree(self.path / "tensorboard", ignore_errors=True)
+        for folder in (self.last_checkpoint.parent, self.path, *self.path.parents[:2]):
+            try:
+                folder.rmdir()
+            except OSError:
+                break
+
+    def config(self) -> dict[str, Any]:
+        """The resolved configuration of the run.
+
+        Raises:
+            RunFolderError: there is none, or it cannot be read.
+        """
+        try:
+            config = yaml.safe_load(self.config_file.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise RunFolderError(f"{self.path} is no run folder: it has no {self.config_file.name}") from None
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise RunFolderError(f"{self.config_file} cannot be read: {error}") from error
+        if not isinstance(config, dict):
+            raise RunFolderError(f"{self.config_file} holds no configuration; remove the folder and train again")
+        return config
+
+    def records(self) -> list[dict[str, Any]]:
+        """The epochs so far, oldest first. A line cut off by a crash ends the list."""
+        if not self.records_file.is_file():
+            return []
+        records = []
+        for line in self.records_file.read_text(encoding="utf-8").splitlines():
+            try:
+                records.append(json.loads(line))
+            except json.JSONDecodeError:
+                break
+        return records
+
+    def keep_records_before(self, epoch: int) -> None:
+        """Drop the records of ``epoch`` and later, which a resumed run will write again."""
+        kept = [record for record in self.records() if record["epoch"] < epoch]
+        with replacing(self.records_file) as stream:
+            stream.writelines(json.dumps(record) + "\n" for record in kept)
+
+    def append_record(self, record: Mapping[str, Any]) -> None:
+        with self.records_file.open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(record) + "\n")
+            stream.flush()
+            os.fsync(stream.fileno())
+
+    def result(self) -> dict[str, Any]:
+        """What ``result.json`` holds.
+
+        Raises:
+            RunFolderError: the run is not finished, or the file cannot be read.
+        """
+        try:
+            result: dict[str, Any] = json.loads(self.result_file.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise RunFolderError(f"{self.path} holds no finished run; run its command again to resume it") from None
+        except (OSError, ValueError) as error:
+            raise RunFolderError(f"{self.result_file} cannot be read: {error}") from error
+        return result
+
+    def write_result(self, result: Mapping[str, Any]) -> None:
+        write_json(self.result_file, result)
+
+    def write_stamp(self, facts: Mapping[str, Any]) -> None:
+        write_json(self.stamp_file, {**provenance(), **facts})
+
+    def write_table(self, path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+        """Write a CSV file of the folder."""
+        with replacing(path) as stream:
+            writer = csv.writer(stream, lineterminator="\n")
+            writer.writerow(header)
+            writer.writerows(rows)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[IO[str]]:
+    """A text file that takes the place of ``path`` when it is complete and on disk, or not at all."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("w", encoding="utf-8", newline="") as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    with replacing(path) as stream:
+        json.dump(value, stream, indent=2)
+        stream.write("\n")
+
+
+def provenance() -> dict[str, Any]:
+    """Code, versions, machine and command of this process."""
+    return {
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "command": sys.argv,
+        "git": _git_state(Path(__file__).parent),
+        "python": platform.python_version(),
+        "packages": {name: _version(name) for name in _PACKAGES},
+        "machine": {"system": platform.platform(), "processor": _processor(), "cores": os.cpu_count()},
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _git_state(folder: Path) -> dict[str, Any] | None:
+    """Commit of the checkout the code lies in, and whether it was changed since; ``None`` outside of one."""
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(folder), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+
+    try:
+        # An installed wheel may lie inside some other project's checkout.
+        if not git("ls-files", "--", Path(__file__).name):
+            return None
+        return {"commit": git("rev-parse", "HEAD"), "changed": bool(git("status", "--porcelain", "-uno"))}
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+
+
+def _differences(
+    old: Mapping[str, Any], new: Mapping[str, Any], ignored: Sequence[str], prefix: str = ""
+) -> Iterator[tuple[str, Any, Any]]:
+    """Keys whose values differ, as (dotted key, old value, new value)."""
+    for name in sorted({*old, *new}):
+        key = f"{prefix}{name}"
+        before, after = old.get(name), new.get(name)
+        if key in ignored or before == after:
+            continue
+        if isinstance(before, Mapping) and isinstance(after, Mapping):
+            yield from _differences(before, after, ignored, f"{key}.")
+        else:
+            yield key, before, after
