@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import sys
 from typing import Any
 
 import hydra
@@ -12,11 +10,12 @@ from omegaconf import DictConfig
 from fer.config import CONFIG_DIR
 from fer.errors import ConfigError, reported
 from fer.runs import RunFolder
+from fer.terminal import log_to_terminal
 
 
 @hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name="eval")
 def _evaluate(cfg: DictConfig) -> None:
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout)
+    log_to_terminal()
     with reported("fer-eval"):
         if not cfg.get("run"):
             raise ConfigError("run is missing; give the run folder as run=FOLDER")

@@ -31,6 +31,9 @@ from fer.runs import RunFolder
 log = logging.getLogger(__name__)
 
 Config = Mapping[str, Any]
+_DATAMODULE_KEYS = (
+    "cache_dir", "batch_size", "train_samples", "protocol", "holdout_share", "seed", "num_workers",
+)  # fmt: skip
 T = TypeVar("T")
 
 
@@ -62,7 +65,7 @@ def build(config: Config, folder: RunFolder, *, for_training: bool = True) -> Ex
         noise=_instantiate(config["noise"]),
         store_size=config["data"]["store_size"],
         on_bad_image=config["data"]["on_bad_image"],
-        **{key: config[key] for key in ("cache_dir", "batch_size", "protocol", "holdout_share", "seed", "num_workers")},
+        **{key: config[key] for key in _DATAMODULE_KEYS},
     )
     _configured(datamodule.setup)
     seed_everything(config["seed"])

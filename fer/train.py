@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import sys
-
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
@@ -12,13 +9,13 @@ from omegaconf import DictConfig
 from fer import launch, report
 from fer.config import CONFIG_DIR
 from fer.errors import reported
+from fer.terminal import log_to_terminal
 
 
 @hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name="train")
 def _train(cfg: DictConfig) -> float:
     """Train one job; Hydra calls it once per job of a sweep."""
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout)
-    logging.getLogger("fer").setLevel(logging.INFO)
+    log_to_terminal()
     runtime = HydraConfig.get().runtime
     with reported("fer-train"):
         result = launch.run(cfg, runtime.output_dir, runtime.choices)

@@ -138,6 +138,17 @@ def test_a_ratio_out_of_range_is_refused(overrides: list[str], capsys: pytest.Ca
     assert "noise.ratio must be a number with 0 <= ratio < 1, got -0.1" in capsys.readouterr().err
 
 
+def test_demo_writes_faces_that_check_accepts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "faces"
+    assert main(["demo", str(folder), "--train", "9", "--test", "4", "--seed", "1"]) == 0
+    assert Image.open(folder / "contact_sheet.png").size[0] > 100
+    overrides = ["data=raf_db", f"data.root={folder}", "data.reader.expected=null", f"cache_dir={tmp_path / 'cache'}"]
+    assert main(["check", *overrides]) == 0
+    assert "9 training and 4 test images, 7 classes" in capsys.readouterr().out
+    assert main(["demo", str(folder), "--train", "8"]) == 1
+    assert "choose another" in capsys.readouterr().err
+
+
 def test_torch_is_not_needed_to_check_data() -> None:
     code = "import sys, fer.data.cli; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parent.parent).returncode == 0

@@ -17,6 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from fer.data import store as store_module
 from fer.data.decode import ImageFault, decode
@@ -30,9 +31,9 @@ def picture(seed: int, width: int = SIZE, height: int = SIZE) -> Image.Image:
     return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8))
 
 
-def jpeg(seed: int = 0) -> bytes:
+def encoded(kind: str) -> bytes:
     stream = io.BytesIO()
-    picture(seed).save(stream, "JPEG")
+    picture(0).save(stream, kind)
     return stream.getvalue()
 
 
@@ -81,8 +82,11 @@ def test_more_files_than_one_block_keep_their_order(tmp_path: Path, cache: Path)
     root.mkdir()
     for number in range(700):
         Image.new("RGB", (2, 2), (number % 256, number // 256, 7)).save(root / f"{number:04d}.bmp")
-    store = ImageStore.open(table_of(root), size=2, cache_dir=cache, workers=4)
+    (root / "0600.bmp").write_bytes(b"nothing")
+    store = ImageStore.open(table_of(root), size=2, cache_dir=cache, on_bad_image="skip", workers=4)
     expected = [[number % 256, number // 256, 7] for number in range(700)]
+    expected[600] = [0, 0, 0]
+    assert store.bad.tolist() == [600]
     np.testing.assert_array_equal(store.images[:, :, 0, 0], expected)
 
 
@@ -160,8 +164,13 @@ def test_other_sizes_are_resized_with_pils_bilinear_filter_and_counted(faces: Pa
     assert open_store(faces, cache).warnings == store.warnings
 
 
-def test_unchanged_files_are_never_decoded_again(faces: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("moved", [False, True])
+def test_unchanged_files_are_never_decoded_again(
+    faces: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, moved: bool
+) -> None:
     first = open_store(faces, cache)
+    if moved:
+        faces = faces.rename(faces.with_name("elsewhere"))
 
     def refuse(path: Path) -> Image.Image:
         raise AssertionError(f"decoded {path} again")
@@ -223,6 +232,21 @@ def test_a_file_that_vanished_is_named(faces: Path, cache: Path) -> None:
         ImageStore.open(table, size=SIZE, cache_dir=cache)
 
 
+@pytest.mark.parametrize("mode", ["F", "I"])
+def test_pixels_of_unknown_range_are_a_fault(tmp_path: Path, mode: str) -> None:
+    Image.new(mode, (SIZE, SIZE), 70_000).save(tmp_path / "odd.tif")
+    with pytest.raises(ImageFault, match="save it with 8 or 16 bits"):
+        decode(tmp_path / "odd.tif")
+
+
+def test_an_error_that_is_not_about_reading_is_a_fault_too(tmp_path: Path) -> None:
+    info = PngInfo()
+    info.add_text("comment", "x" * 3_000_000, zip=True)  # PIL answers with a ValueError
+    picture(0).save(tmp_path / "long.png", pnginfo=info)
+    with pytest.raises(ImageFault, match="cannot be decoded"):
+        decode(tmp_path / "long.png")
+
+
 @pytest.mark.parametrize("edge", [9_500, 60_000])
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 def test_a_decompression_bomb_is_a_fault_and_is_not_decoded(faces: Path, cache: Path, edge: int) -> None:
@@ -236,15 +260,16 @@ def test_a_decompression_bomb_is_a_fault_and_is_not_decoded(faces: Path, cache: 
         open_store(faces, cache)
 
 
-@settings(max_examples=150, deadline=None)
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+@settings(max_examples=60, deadline=None)
 @given(edits=st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), max_size=8), cut=st.integers(0, 800))
 def test_damaged_bytes_give_rgb_or_a_fault_and_nothing_else(
-    tmp_path_factory: pytest.TempPathFactory, edits: list[tuple[int, int]], cut: int
+    tmp_path_factory: pytest.TempPathFactory, kind: str, edits: list[tuple[int, int]], cut: int
 ) -> None:
-    data = bytearray(jpeg())
+    data = bytearray(encoded(kind))
     for position, value in edits:
         data[position % len(data)] = value
-    path = tmp_path_factory.getbasetemp() / "damaged.jpg"
+    path = tmp_path_factory.getbasetemp() / f"damaged.{kind}"
     path.write_bytes(data[: len(data) - cut])
     try:
         image = decode(path)

@@ -40,7 +40,7 @@ class RunWriter(Checkpoint):
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         assert isinstance(pl_module, Method) and trainer.max_epochs is not None
         epoch, now = trainer.current_epoch, time.perf_counter()
-        metrics = {**dict(sorted(pl_module.epoch_record.items())), "seconds": now - self._epoch_started}
+        metrics = {**pl_module.epoch_record, "seconds": now - self._epoch_started}
         if trainer.is_global_zero:
             self.folder.append_record({"epoch": epoch, **metrics})
             left = (now - self._started) / (epoch + 1 - self._first_epoch) * (trainer.max_epochs - epoch - 1)

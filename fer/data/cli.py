@@ -60,7 +60,7 @@ def _parser() -> argparse.ArgumentParser:
         verb.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help=_OVERRIDES)
     demo_.add_argument("folder", type=Path, help="folder to write to")
     demo_.add_argument("--train", type=int, default=1400, help="training images (default %(default)s)")
-    demo_.add_argument("--test", type=int, default=350, help="test images (default %(default)s)")
+    demo_.add_argument("--test", type=int, default=420, help="test images (default %(default)s)")
     demo_.add_argument("--seed", type=int, default=0, help="other seeds give other faces (default %(default)s)")
     return parser
 
@@ -117,7 +117,7 @@ def demo(arguments: argparse.Namespace) -> None:
 
     faces.write(arguments.folder, train=arguments.train, test=arguments.test, seed=arguments.seed)
     sheet = arguments.folder / "contact_sheet.png"
-    faces.contact_sheet(arguments.folder, sheet)
+    faces.contact_sheet(seed=arguments.seed).save(sheet)
     print(f"{arguments.train:,} training and {arguments.test:,} test faces in {arguments.folder}; see {sheet}")
 
 

@@ -82,14 +82,14 @@ def draw_actions(expression: int, rng: np.random.Generator) -> Actions:
     """Actions of one face showing ``expression`` (0..6, RAF-DB order) at a strength drawn from weak to full."""
     variants = _VARIANTS[expression]
     full = pick(rng, [(weight, actions) for weight, actions in variants])
-    strength = 0.42 + 0.68 * float(rng.beta(2.0, 1.6))
+    strength = 0.75 + 0.5 * float(rng.beta(2.0, 1.5))
     values = {}
     for field in fields(Actions):
         value = float(getattr(full, field.name))
         # Muscles follow a feeling unevenly, and a resting face is never quite at rest.
-        value *= strength * float(np.exp(rng.normal(0.0, 0.2)))
-        value += max(0.0, float(rng.normal(0.0, 0.08)))
-        values[field.name] = min(value, 1.25)
+        value *= strength * float(np.exp(rng.normal(0.0, 0.12)))
+        value += max(0.0, float(rng.normal(0.0, 0.035)))
+        values[field.name] = min(value, 1.3)
     return Actions(**values)
 
 
@@ -196,14 +196,14 @@ def draw_person(rng: np.random.Generator) -> Person:
         eye_size=around(0.1) + (0.0 if male else 0.06),
         eye_gap=around(0.05),
         eye_tilt=float(rng.normal(0.01, 0.015)),
-        brow_height=float(rng.normal(0.0, 0.022)),
+        brow_height=float(rng.normal(0.0, 0.016)),
         brow_weight=around(0.2) + (0.15 if male else -0.2),
         brow_arch=float(rng.normal(0.0, 0.02)),
-        brow_tilt=float(rng.normal(0.0, 0.02)),
+        brow_tilt=float(rng.normal(0.0, 0.014)),
         nose_width=around(0.12) + (0.08 if male else -0.05),
         nose_length=around(0.07),
         mouth_width=around(0.08),
-        mouth_tilt=float(rng.normal(0.0, 0.012)),
+        mouth_tilt=float(rng.normal(0.0, 0.009)),
         lip=around(0.2) + (-0.1 if male else 0.12),
         hairstyle=pick(rng, styles),
         hair_length=float(rng.uniform(1.0, 2.2)),
@@ -241,25 +241,25 @@ class Shot:
 
 def draw_shot(rng: np.random.Generator) -> Shot:
     """Circumstances at random."""
-    yaw = float(np.clip(rng.normal(0.0, 0.2), -0.5, 0.5))
-    light = np.array([rng.normal(0.0, 0.65), rng.normal(-0.5, 0.3), 0.9])
+    yaw = float(np.clip(rng.normal(0.0, 0.12), -0.36, 0.36))
+    light = np.array([rng.normal(0.0, 0.55), rng.normal(-0.5, 0.3), 0.9])
     light /= np.linalg.norm(light)
-    occluders = [(0.85, "none"), (0.04, "hand"), (0.03, "cup"), (0.04, "strand"), (0.04, "edge")]
+    occluders = [(0.88, "none"), (0.03, "hand"), (0.03, "cup"), (0.03, "strand"), (0.03, "edge")]
     return Shot(
         yaw=yaw,
-        pitch=float(np.clip(rng.normal(0.0, 0.1), -0.25, 0.25)),
-        roll=float(np.clip(rng.normal(0.0, 0.08), -0.22, 0.22)),
-        scale=float(rng.uniform(36.5, 42.0)),
-        x=float(50.0 + rng.normal(0.0, 1.5)),
-        y=float(43.0 + rng.normal(0.0, 1.5)),
+        pitch=float(np.clip(rng.normal(0.0, 0.06), -0.16, 0.16)),
+        roll=float(np.clip(rng.normal(0.0, 0.05), -0.15, 0.15)),
+        scale=float(rng.uniform(38.0, 41.0)),
+        x=float(50.0 + rng.normal(0.0, 0.8)),
+        y=float(43.0 + rng.normal(0.0, 0.8)),
         light=(float(light[0]), float(light[1]), float(light[2])),
-        ambient=float(rng.uniform(0.3, 0.6)),
+        ambient=float(rng.uniform(0.35, 0.6)),
         exposure=float(rng.uniform(0.82, 1.12)),
         warmth=float(rng.normal(0.0, 0.05)),
         gloss=float(rng.uniform(0.02, 0.12)),
         saturation=0.0 if rng.random() < 0.06 else float(rng.uniform(0.75, 1.1)),
-        blur=float(rng.gamma(1.6, 0.32)),
-        grain=float(rng.gamma(2.0, 0.004)),
+        blur=float(rng.gamma(1.5, 0.2)),
+        grain=float(rng.gamma(2.0, 0.003)),
         lean=float(rng.normal(0.0, 0.1)),
         gaze=(float(rng.normal(0.25 * yaw, 0.12)), float(rng.normal(0.0, 0.08))),
         occluder=pick(rng, occluders),

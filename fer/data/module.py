@@ -12,7 +12,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from fer.batch import Batch
-from fer.data.index import IntArray, SampleTable
+from fer.data.index import BoolArray, IntArray, SampleTable
 from fer.data.samplers import RankBatches
 from fer.data.store import ImageStore
 
@@ -63,6 +63,8 @@ class FaceDataModule(L.LightningDataModule):
         read: makes the sample table.
         noise: labels in force of the table's training rows, (N_train,).
         batch_size: total over all devices.
+        train_samples: train on so many samples only, drawn alike for every seed and noise; ``None`` = all. A smaller
+            draw lies inside a larger one.
         store_size: edge length in pixels of the decoded images.
         cache_dir: folder of the image stores.
         on_bad_image: ``error`` or ``skip``.
@@ -88,10 +90,13 @@ class FaceDataModule(L.LightningDataModule):
         on_bad_image: str = "error",
         protocol: str = "last5",
         holdout_share: float = 0.1,
+        train_samples: int | None = None,
         seed: int = 0,
         num_workers: int = 0,
     ) -> None:
         super().__init__()
+        if train_samples is not None and train_samples < 1:
+            raise ValueError(f"train_samples is {train_samples}; it must be 1 or more, or null for all")
         if protocol not in PROTOCOLS:
             raise ValueError(f"protocol is {protocol!r}; choose one of {', '.join(PROTOCOLS)}")
         if not 0 < holdout_share <= 0.5:
@@ -104,6 +109,7 @@ class FaceDataModule(L.LightningDataModule):
         self.on_bad_image = on_bad_image
         self.protocol = protocol
         self.holdout_share = holdout_share
+        self.train_samples = train_samples
         self.seed = seed
         self.num_workers = num_workers
         self.table: SampleTable
@@ -118,8 +124,8 @@ class FaceDataModule(L.LightningDataModule):
         )
         for warning in (*self.table.warnings, *self.store.warnings):
             log.warning("%s", warning)
-        readable = ~np.isin(self.table.train, self.store.bad)
-        self.train = self._dataset(self.table.train[readable], given[readable])
+        chosen = self._chosen(~np.isin(self.table.train, self.store.bad))
+        self.train = self._dataset(self.table.train[chosen], given[chosen])
         test = np.setdiff1d(self.table.test, self.store.bad)
         self.test = self._dataset(test, self.table.labels[test])
         self.fit_rows, self.holdout_rows = self._split_holdout()
@@ -146,6 +152,15 @@ class FaceDataModule(L.LightningDataModule):
 
     def _dataset(self, rows: IntArray, given: IntArray) -> FaceDataset:
         return FaceDataset(self.store, rows, given, self.table.labels[rows])
+
+    def _chosen(self, readable: BoolArray) -> IntArray:
+        """Positions among the table's training rows that are used, ascending."""
+        everything = np.flatnonzero(readable)
+        if self.train_samples is None:
+            return everything
+        if self.train_samples > len(everything):
+            raise ValueError(f"train_samples is {self.train_samples}, but there are {len(everything)} training samples")
+        return np.sort(np.random.default_rng(len(readable)).permutation(everything)[: self.train_samples])
 
     def _split_holdout(self) -> tuple[IntArray, IntArray]:
         """Positions in the training split to train on and to hold out."""

@@ -1,17 +1,18 @@
-"""Backbones: x (B, 3, H, W) -> feature map (B, C, h, w), with attribute ``num_features`` = C.
+"""Backbones: x (B, 3, H, W) -> feature map (B, C, h, w), each a function for ``conf/backbone/*.yaml`` to name.
 
-Each is a function for ``conf/backbone/*.yaml`` to name. ``stem`` sets how much the first layers shrink the image:
+``stem`` sets how much the first layers shrink the image, so that faces of any size give a map that can be compared:
 
-- ``imagenet``: as published, 7x7 stride 2 and a max-pool; 224 px give a 7x7 map.
-- ``no_pool``: the pool removed; 112 px give 7x7. Published weights still fit.
-- ``small``: 3x3 stride 1 without a pool; 56 px give 7x7. The first convolution has another shape.
+- ``imagenet``: as published, 7x7 with stride 2 and a max-pool; 224 px give a 7x7 map.
+- ``no_pool``: without the pool; 112 px give 7x7. Published weights fit.
+- ``small``: 3x3 with stride 1 and no pool; 56 px give 7x7. Published weights fit but for the first convolution.
 
-``weights`` are described in ``fer.models.weights``.
+``weights``, ``allow_partial_weights`` and ``weights_sha256`` are those of ``fer.models.weights.load_backbone_weights``;
+``weights=None`` leaves torchvision's random initialisation.
 """
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, TypeVar
 
 from torch import Tensor, nn
 from torchvision.models import mobilenetv2
@@ -19,13 +20,12 @@ from torchvision.models import resnet as torchvision_resnet
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from fer.errors import ConfigError
-from fer.models.weights import load_weights
+from fer.models.weight_file import VGGFACE2
+from fer.models.weights import LoadReport, load_backbone_weights
 
-Stem = Literal["imagenet", "no_pool", "small"]
 STEMS = ("imagenet", "no_pool", "small")
-
-# Table 1 of He et al., CVPR 2016: block and blocks per stage.
-RESNETS: dict[int, tuple[type[BasicBlock | Bottleneck], list[int]]] = {
+# Table 1 of He et al., CVPR 2016: block and blocks per layer.
+RESNETS = {
     18: (BasicBlock, [2, 2, 2, 2]),
     34: (BasicBlock, [3, 4, 6, 3]),
     50: (Bottleneck, [3, 4, 6, 3]),
@@ -34,17 +34,43 @@ RESNETS: dict[int, tuple[type[BasicBlock | Bottleneck], list[int]]] = {
 }
 
 
-class ResNet(torchvision_resnet.ResNet):
-    """torchvision's ResNet up to its last feature map; parameter names are torchvision's without ``fc``."""
+class Backbone(nn.Module):
+    """What the classifier and the method need to know of a backbone."""
 
-    def __init__(self, block: type[BasicBlock | Bottleneck], layers: list[int], stem: Stem) -> None:
+    name: str
+    """The option ``backbone=name``."""
+    num_features: int
+    """Channels C of the feature map."""
+    weights_report: LoadReport | None = None
+    """What was loaded; None after random initialisation."""
+
+
+AnyBackbone = TypeVar("AnyBackbone", bound=Backbone)
+
+
+class ResNet(torchvision_resnet.ResNet, Backbone):
+    """torchvision's ResNet up to its last feature map; names of the tensors are torchvision's without ``fc``."""
+
+    conv1: nn.Conv2d
+    bn1: nn.BatchNorm2d
+    relu: nn.ReLU
+    maxpool: nn.Module
+    layer1: nn.Sequential
+    layer2: nn.Sequential
+    layer3: nn.Sequential
+    layer4: nn.Sequential
+    fc: nn.Linear
+
+    def __init__(self, name: str, block: type[BasicBlock | Bottleneck], layers: list[int], stem: str) -> None:
         super().__init__(block, layers)
-        self.num_features: int = self.fc.in_features
+        self.name = name
+        self.num_features = self.fc.in_features
         del self.avgpool, self.fc
-        if stem != "imagenet":
+        if _checked(stem) != "imagenet":
             self.maxpool = nn.Identity()
         if stem == "small":
-            self.conv1 = _small_convolution(self.conv1.out_channels)
+            self.conv1 = nn.Conv2d(3, self.conv1.out_channels, 3, padding=1, bias=False)
+            _initialise(self.conv1)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
@@ -52,47 +78,32 @@ class ResNet(torchvision_resnet.ResNet):
         return features
 
 
-def resnet(*, depth: int, stem: Stem = "imagenet", **weights: Any) -> nn.Module:
-    """ResNet-18, 34, 50, 101 or 152 (the bottlenecks with their stride on the 3x3, torchvision's "v1.5").
+class StrideFirstBottleneck(Bottleneck):
+    """The bottleneck of the first publication: a layer's stride lies on the 1x1 convolution before the 3x3."""
 
-    Raises:
-        ConfigError: another depth or stem.
-        WeightsError: see ``load_weights``.
-    """
-    if depth not in RESNETS:
-        raise ConfigError(f"backbone.depth is {depth}; choose one of {', '.join(map(str, RESNETS))}")
-    backbone = ResNet(*RESNETS[depth], stem=_checked(stem))
-    return load_weights(backbone, name=f"resnet{depth}", **weights)
+    def __init__(self, *arguments: Any, **keywords: Any) -> None:
+        super().__init__(*arguments, **keywords)
+        self.conv1.stride, self.conv2.stride = self.conv2.stride, self.conv1.stride
 
 
-def vggface2_resnet50(*, stem: Stem = "imagenet", **weights: Any) -> nn.Module:
-    """The ResNet-50 that VGGFace2 weights are made for, which EAC is published with (methods of Cao et al., FG 2018).
-
-    Names and shapes equal torchvision's, but the stride of a stage lies on its first 1x1 convolution and the max-pool
-    has no padding and rounds up.
-    """
-    backbone = ResNet(*RESNETS[50], stem=_checked(stem))
-    for stage in (backbone.layer2, backbone.layer3, backbone.layer4):
-        first = stage[0]
-        first.conv1.stride, first.conv2.stride = first.conv2.stride, first.conv1.stride
-    if stem == "imagenet":
-        backbone.maxpool = nn.MaxPool2d(3, stride=2, padding=0, ceil_mode=True)
-    return load_weights(backbone, name="resnet50_vggface2", **weights)
-
-
-class MobileNetV2(mobilenetv2.MobileNetV2):
+class MobileNetV2(mobilenetv2.MobileNetV2, Backbone):
     """torchvision's MobileNetV2 up to its last feature map.
 
-    It has no pool: ``no_pool`` takes the stride of the first bottleneck stage instead, ``small`` that of the first
-    convolution too. Shapes of the weights do not change.
+    It has no pool: ``no_pool`` undoes the second stride instead, that of the first strided bottleneck, and ``small``
+    the first convolution's too. Map sizes are as with a ResNet, and published weights fit entirely.
     """
 
-    def __init__(self, stem: Stem) -> None:
+    features: nn.Sequential
+    last_channel: int
+
+    def __init__(self, stem: str) -> None:
         super().__init__()
-        self.num_features: int = self.last_channel
+        self.name = "mobilenet_v2"
+        self.num_features = self.last_channel
         del self.classifier
-        strided = [m for m in self.features.modules() if isinstance(m, nn.Conv2d) and m.stride == (2, 2)]
-        for convolution in strided[1:2] if stem == "no_pool" else strided[:2] if stem == "small" else []:
+        strided = [module for module in self.modules() if isinstance(module, nn.Conv2d) and module.stride == (2, 2)]
+        undone = {"imagenet": [], "no_pool": strided[1:2], "small": strided[:2]}[_checked(stem)]
+        for convolution in undone:
             convolution.stride = (1, 1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -100,31 +111,23 @@ class MobileNetV2(mobilenetv2.MobileNetV2):
         return features
 
 
-def mobilenet_v2(*, stem: Stem = "imagenet", **weights: Any) -> nn.Module:
-    """MobileNetV2 (Sandler et al., CVPR 2018), 1,280 features."""
-    return load_weights(MobileNetV2(_checked(stem)), name="mobilenet_v2", **weights)
-
-
-class TinyResNet(nn.Module):
-    """A ResNet of four stages with one basic block each, for tests and demonstrations on a CPU.
-
-    Strides of 8 in all: 56 px give a 7x7 map, 64 px 8x8.
-    """
+class TinyResNet(Backbone):
+    """Four basic blocks of 1, 2, 4 and 6 times ``width`` channels behind a 3x3 stem; strides of 8 in all."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        widths = [width, 2 * width, 4 * width, 6 * width]
+        self.name = "tiny"
+        self.num_features = 6 * width
         self.conv1 = nn.Conv2d(3, width, 3, stride=2, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
         self.relu = nn.ReLU(inplace=True)
-        self.layer1 = _basic_block(width, widths[0], stride=1)
-        self.layer2 = _basic_block(widths[0], widths[1], stride=2)
-        self.layer3 = _basic_block(widths[1], widths[2], stride=2)
-        self.layer4 = _basic_block(widths[2], widths[3], stride=1)
-        self.num_features = widths[3]
+        self.layer1 = _basic_block(width, width, stride=1)
+        self.layer2 = _basic_block(width, 2 * width, stride=2)
+        self.layer3 = _basic_block(2 * width, 4 * width, stride=2)
+        self.layer4 = _basic_block(4 * width, 6 * width, stride=1)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+                _initialise(module)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.relu(self.bn1(self.conv1(x)))
@@ -132,25 +135,106 @@ class TinyResNet(nn.Module):
         return features
 
 
-def tiny(*, width: int = 16, **weights: Any) -> nn.Module:
-    """A small ResNet; ``width`` channels in its first stage."""
-    return load_weights(TinyResNet(width), name="tiny", **weights)
+def resnet(
+    *,
+    depth: int,
+    stem: str = "imagenet",
+    weights: str | None = None,
+    allow_partial_weights: bool = False,
+    weights_sha256: str | None = None,
+) -> Backbone:
+    """ResNet of 18, 34 (C = 512), 50, 101 or 152 layers (C = 2048; strides on the 3x3 as in torchvision).
+
+    Raises:
+        ConfigError: another depth or stem.
+        WeightsError: see ``load_backbone_weights``.
+    """
+    if depth not in RESNETS:
+        raise ConfigError(f"backbone.depth={depth}: choose one of {', '.join(map(str, RESNETS))}")
+    backbone = ResNet(f"resnet{depth}", *RESNETS[depth], stem)
+    return _with_weights(backbone, weights, allow_partial_weights, weights_sha256)
 
 
-def _basic_block(inputs: int, outputs: int, stride: int) -> BasicBlock:
-    if stride == 1 and inputs == outputs:
+def vggface2_resnet50(
+    *,
+    stem: str = "imagenet",
+    weights: str | None = None,
+    allow_partial_weights: bool = False,
+    weights_sha256: str | None = None,
+) -> Backbone:
+    """The ResNet-50 that the VGGFace2 weights are made for (Cao et al., FG 2018), C = 2048.
+
+    Names and shapes equal torchvision's, but the strides lie on the first 1x1 convolutions, and the max-pool has no
+    padding and rounds up.
+
+    Raises:
+        ConfigError: another stem.
+        WeightsError: see ``load_backbone_weights``.
+    """
+    backbone = ResNet(VGGFACE2, StrideFirstBottleneck, RESNETS[50][1], stem)
+    if stem == "imagenet":
+        backbone.maxpool = nn.MaxPool2d(3, stride=2, padding=0, ceil_mode=True)
+    return _with_weights(backbone, weights, allow_partial_weights, weights_sha256)
+
+
+def mobilenet_v2(
+    *,
+    stem: str = "imagenet",
+    weights: str | None = None,
+    allow_partial_weights: bool = False,
+    weights_sha256: str | None = None,
+) -> Backbone:
+    """MobileNetV2 (Sandler et al., CVPR 2018), C = 1280.
+
+    Raises:
+        ConfigError: another stem.
+        WeightsError: see ``load_backbone_weights``.
+    """
+    return _with_weights(MobileNetV2(stem), weights, allow_partial_weights, weights_sha256)
+
+
+def tiny(
+    *,
+    width: int = 16,
+    weights: str | None = None,
+    allow_partial_weights: bool = False,
+    weights_sha256: str | None = None,
+) -> Backbone:
+    """A small ResNet for tests and demonstrations on a CPU, C = 6 * ``width``; 64 px give an 8x8 map.
+
+    Raises:
+        WeightsError: see ``load_backbone_weights``.
+    """
+    return _with_weights(TinyResNet(width), weights, allow_partial_weights, weights_sha256)
+
+
+def _with_weights(
+    backbone: AnyBackbone, weights: str | None, allow_partial_weights: bool, weights_sha256: str | None
+) -> AnyBackbone:
+    if weights is not None:
+        backbone.weights_report = load_backbone_weights(
+            backbone,
+            weights,
+            name=backbone.name,
+            allow_partial_weights=allow_partial_weights,
+            weights_sha256=weights_sha256,
+        )
+    return backbone
+
+
+def _basic_block(inputs: int, outputs: int, *, stride: int) -> BasicBlock:
+    if inputs == outputs and stride == 1:
         return BasicBlock(inputs, outputs)
     shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
     return BasicBlock(inputs, outputs, stride, shortcut)
 
 
-def _small_convolution(outputs: int) -> nn.Conv2d:
-    convolution = nn.Conv2d(3, outputs, 3, stride=1, padding=1, bias=False)
+def _initialise(convolution: nn.Conv2d) -> None:
+    """As torchvision initialises a ResNet."""
     nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")
-    return convolution
 
 
-def _checked(stem: Stem) -> Stem:
+def _checked(stem: str) -> str:
     if stem not in STEMS:
-        raise ConfigError(f"backbone.stem is {stem!r}; choose one of {', '.join(STEMS)}")
+        raise ConfigError(f"backbone.stem={stem}: choose one of {', '.join(STEMS)}")
     return stem

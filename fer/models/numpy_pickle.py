@@ -38,7 +38,7 @@ class _DType:
 
     def __init__(self, code: str) -> None:
         self.value: np.dtype[Any] = np.dtype(code)
-        if self.value.kind not in _NUMERIC_KINDS or self.value.shape or self.value.names:
+        if self.value.kind not in _NUMERIC_KINDS or self.value.itemsize > 8 or self.value.shape:
             raise UnsafePickleError(f"arrays of type {code!r}")
 
     def __setstate__(self, state: Sequence[Any]) -> None:

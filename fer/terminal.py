@@ -1,0 +1,28 @@
+"""What the log shows on the terminal."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import warnings
+
+_KNOWN_HARMLESS = (
+    # Our samplers return every index; Lightning cannot know.
+    ".*custom batch sampler.*",
+    # Batches are fetched from one mapped file; more workers would not be faster.
+    ".*does not have many workers.*",
+    ".*number of training batches.*smaller than the logging interval.*",
+    # Raised inside Lightning, about torch.
+    ".*isinstance\\(treespec, LeafSpec\\).*",
+    ".*Checkpoint directory .* exists and is not empty.*",
+)
+
+
+def log_to_terminal() -> None:
+    """Show the project's log from INFO on and warnings of others, without what no user can act upon."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout)
+    logging.getLogger("fer").setLevel(logging.INFO)
+    for name in ("lightning", "lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for message in _KNOWN_HARMLESS:
+        warnings.filterwarnings("ignore", message)
