@@ -111,7 +111,8 @@ class Augmentation(nn.Module):
         return first, self._erase(self.test_view(mirrored))
 
     def _normalise(self, image: Tensor) -> Tensor:
-        return (image.to(self.mean.dtype) - self.mean) / self.std
+        normalised: Tensor = (image.to(self.mean.dtype) - self.mean) / self.std
+        return normalised
 
     def _pixel_noise(self, image: Tensor) -> Tensor:
         if self.pixel_noise_probability == 0:

@@ -19,5 +19,5 @@ class Batch(NamedTuple):
     """The given label, 0..K-1, which may be wrong."""
     clean_label: Tensor
     """The true label, 0..K-1, or -1 where it is not known."""
-    index: Tensor
+    index: Tensor  # type: ignore[assignment]  # tuples have a method of that name, which nobody needs here
     """Position of the sample in its split of the sample table."""

@@ -14,7 +14,6 @@ from typing import Any, TypeVar
 import lightning.pytorch as L
 import torch
 from hydra.utils import instantiate
-from omegaconf import OmegaConf
 from torch import nn
 
 from fer import predictions

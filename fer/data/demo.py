@@ -15,9 +15,9 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from fer.data import raf_db
-from fer.data.demo_canvas import SIZE
-from fer.data.demo_drawing import draw_face
-from fer.data.demo_parameters import pick
+from fer.data.demo_faces.canvas import SIZE
+from fer.data.demo_faces.chance import pick
+from fer.data.demo_faces.drawing import draw_face
 from fer.data.index import DatasetError, SampleTable
 
 __all__ = ["CLASS_SHARES", "contact_sheet", "draw_face", "faces", "read", "write"]

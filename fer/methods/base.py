@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
 import lightning.pytorch as L
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -82,11 +83,15 @@ class Method(L.LightningModule):
         logits: Tensor = self.network(self.augmentation.test_view(image))[1]
         return logits
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Name the backbone, so that weights taken from the checkpoint can be refused where they do not belong."""
+        checkpoint["backbone"] = getattr(self.network.backbone, "name", None)
+
     def parameter_groups(self) -> Iterable[Any]:
         """What the optimiser is given: by default every parameter in one group."""
         return self.parameters()
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         optimizer = self._make_optimizer(self.parameter_groups())
         return {
             "optimizer": optimizer,
@@ -100,7 +105,7 @@ class Method(L.LightningModule):
         parts = {"loss": loss.total, **loss.parts}
         self.training_statistics.update(loss.logits, batch, parts)
         step = self.global_step + 1
-        if self.logger is not None and step % self.trainer.log_every_n_steps == 0:
+        if self.logger is not None and step % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             values = {f"step/{name}": float(value.detach()) for name, value in parts.items()}
             self.logger.log_metrics(values, step=step)
         return loss.total

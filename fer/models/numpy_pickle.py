@@ -69,6 +69,8 @@ class _Reader(pickle.Unpickler):
             return self._dtype
         if (module, name) == ("_codecs", "encode"):
             return self._encode
+        if module in ("builtins", "__builtin__") and name == "bytes":
+            return self._no_bytes
         if module in _MULTIARRAY and name == "_reconstruct":
             return self._reconstruct
         if module in _MULTIARRAY and name == "scalar":
@@ -86,6 +88,9 @@ class _Reader(pickle.Unpickler):
         if encoding not in ("latin1", "latin-1"):
             raise UnsafePickleError(f"text encoded as {encoding!r}")
         return text.encode("latin1")
+
+    def _no_bytes(self) -> bytes:
+        return b""
 
     def _reconstruct(self, kind: object, shape: object, code: object) -> _Array:
         return _Array()

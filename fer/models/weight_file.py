@@ -137,7 +137,7 @@ def _tensors(content: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
     state = next((content[key] for key in _STATE_KEYS if isinstance(content.get(key), Mapping)), content)
     found: dict[str, Tensor] = {}
     for key, value in state.items():
-        tensor = torch.from_numpy(np.array(value)) if isinstance(value, np.ndarray | np.generic) else value
+        tensor = torch.from_numpy(np.asarray(value)) if isinstance(value, np.ndarray | np.generic) else value
         if not isinstance(key, str) or not isinstance(tensor, Tensor) or tensor.layout is not torch.strided:
             continue
         name = _unwrapped(key)

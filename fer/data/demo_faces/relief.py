@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from fer.data.demo_canvas import Canvas, Spot, mirrored, points, ribbon, smooth
-from fer.data.demo_parameters import Actions, FloatArray, Person
+from fer.data.demo_faces.actions import Actions
+from fer.data.demo_faces.canvas import Canvas, Spot, mirrored, points, ribbon, smooth
+from fer.data.demo_faces.chance import FloatArray
+from fer.data.demo_faces.person import Person
 
 
 def shape_skin(canvas: Canvas, person: Person, actions: Actions) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from fer.data.demo_canvas import Canvas, mirrored, points, ribbon, smooth
-from fer.data.demo_parameters import Actions, FloatArray, Person, mix
+from fer.data.demo_faces.actions import Actions
+from fer.data.demo_faces.canvas import Canvas, mirrored, points, ribbon, smooth, vector
+from fer.data.demo_faces.chance import FloatArray, mix
+from fer.data.demo_faces.person import Person
 
 _MIRROR = np.array([-1.0, 1.0], dtype=np.float32)
 _VOLUME = {"short": 0.06, "side": 0.13, "curly": 0.24, "long": 0.13, "fringe": 0.13, "cap": 0.1, "scarf": 0.1}
@@ -24,7 +26,7 @@ def draw_hair_behind(canvas: Canvas, person: Person) -> None:
         return
     long = person.hair_length
     right = ((0.75, -1.05), (1.02, -0.4), (1.08, 0.3), (1.08, 0.6 * long + 0.3), (0.95, long + 0.3))
-    curve = smooth(_over_crown((0.0, -1.2), *right) * np.float32([person.width, 1.0]))
+    curve = smooth(_over_crown((0.0, -1.2), *right) * vector(person.width, 1.0))
     tint = person.hair if person.hairstyle != "scarf" else person.headgear
     canvas.paint(canvas.stencil(canvas.turn(curve, depth=-0.1)), mix(tint, (0.03, 0.02, 0.02), 0.4))
 
@@ -34,7 +36,7 @@ def draw_ears(canvas: Canvas, person: Person, *, front: bool) -> None:
     yaw = canvas.shot.yaw
     if front and (person.hairstyle in _FALLS_BEHIND or abs(yaw) < 0.1):
         return
-    ear = points((0.8, -0.1), (0.93, -0.14), (0.98, 0.08), (0.9, 0.32), (0.8, 0.3)) * np.float32([person.width, 1.0])
+    ear = points((0.8, -0.1), (0.93, -0.14), (0.98, 0.08), (0.9, 0.32), (0.8, 0.3)) * vector(person.width, 1.0)
     ears = canvas.turn(smooth(mirrored(ear), closed=True), depth=-0.05)
     shown = ears[[0 if yaw > 0 else 1]] if front else ears
     canvas.paint(canvas.stencil(*shown), mix(person.skin, (0.6, 0.2, 0.15), 0.2))
@@ -66,12 +68,12 @@ def draw_front_hair(canvas: Canvas, person: Person, rng: np.random.Generator) ->
         side = points((0.86, 0.45), (0.84, 0.95))
         inner = np.concatenate([(side * _MIRROR)[::-1], inner[1:-1], side])
         outer = np.concatenate([(side * _MIRROR * 1.16)[::-1], outer[1:-1], side * 1.16])
-    wide = np.float32([person.width, 1.0])
+    wide = vector(person.width, 1.0)
     inner, outer = smooth(inner * wide, steps=5), smooth(outer * wide, steps=5)
     if style == "curly":
         count = np.arange(len(outer), dtype=np.float32)[:, None]
         outer = outer * (1.0 + 0.045 * np.sin(1.9 * count + part))
-        inner = inner + np.float32([0.0, 0.035]) * np.sin(1.7 * count)
+        inner = inner + vector(0.0, 0.035) * np.sin(1.7 * count)
     near, far = canvas.turn(inner), canvas.rim(outer, depth=-0.05)
     if style not in ("cap", "scarf"):  # the tips taper
         near += np.clip((inner[:, 1:] - inner[-1, 1] + 0.2) / 0.2, 0.0, 1.0) * (far - near)
@@ -103,12 +105,9 @@ def draw_beard(canvas: Canvas, person: Person, actions: Actions, lips: FloatArra
         return
     shapes = []
     if kind in ("full", "stubble"):
-        side = points((0.8, 0.1), (0.84, 0.3), (0.79, 0.62), (0.6, 0.96), (0.33, chin - 0.03)) * np.float32(
-            [person.width * person.jaw, 1.0]
-        )
-        edge = points((0.0, 0.6), (0.3, 0.62), (0.52, 0.62), (0.7, 0.35), (0.76, 0.08)) * np.float32(
-            [person.width, 1.0]
-        )
+        side = points((0.8, 0.1), (0.84, 0.3), (0.79, 0.62), (0.6, 0.96), (0.33, chin - 0.03))
+        edge = points((0.0, 0.6), (0.3, 0.62), (0.52, 0.62), (0.7, 0.35), (0.76, 0.08)) * vector(person.width, 1.0)
+        side = side * vector(person.width * person.jaw, 1.0)
         ring = [edge, side, points((0.0, chin + 0.02)), side[::-1] * _MIRROR, edge[:0:-1] * _MIRROR]
         shapes.append(canvas.rim(smooth(np.concatenate(ring), closed=True), depth=0.3))
     if kind in ("moustache", "goatee"):
@@ -118,6 +117,6 @@ def draw_beard(canvas: Canvas, person: Person, actions: Actions, lips: FloatArra
         tuft = points((-0.2, 0.98), (0.2, 0.98), (0.24, chin - 0.1), (0.0, chin + 0.02), (-0.24, chin - 0.1))
         shapes.append(canvas.turn(smooth(tuft, closed=True)))
     beard = canvas.stencil(*shapes, lips, values=[1.0] * len(shapes) + [0.0], soft=1.0)
-    grain = 1.0 + 0.2 * rng.standard_normal(beard.cover.shape, dtype=np.float32)
-    density = np.clip((0.3 if kind == "stubble" else 0.85) * grain, 0.0, 1.0)
+    grain = 1.0 + 0.1 * rng.standard_normal(beard.cover.shape, dtype=np.float32)
+    density = np.clip((0.3 if kind == "stubble" else 0.82) * grain, 0.0, 1.0)
     canvas.paint(beard, mix(person.hair, (0.1, 0.08, 0.08), 0.3), density=density)

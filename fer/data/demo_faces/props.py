@@ -6,8 +6,9 @@ import math
 
 import numpy as np
 
-from fer.data.demo_canvas import Canvas, Stencil, mirrored, points, ribbon, smooth
-from fer.data.demo_parameters import BLACK, Colour, FloatArray, Person, mix
+from fer.data.demo_faces.canvas import Canvas, Stencil, mirrored, points, ribbon, smooth, vector
+from fer.data.demo_faces.chance import BLACK, Colour, FloatArray, mix
+from fer.data.demo_faces.person import Person
 
 _AROUND = np.linspace(0.0, 2 * math.pi, 29, dtype=np.float32)
 
@@ -18,10 +19,10 @@ def draw_glasses(canvas: Canvas, person: Person) -> None:
     cos, sin = np.cos(_AROUND), np.sin(_AROUND)
     power, tall = (1.0, 0.24) if person.glasses == "round" else (0.5, 0.18)
     lens = np.stack([0.26 * np.sign(cos) * np.abs(cos) ** power, tall * np.sign(sin) * np.abs(sin) ** power], axis=1)
-    at = np.float32([0.4 * person.eye_gap, 0.03])
+    at = vector(0.4 * person.eye_gap, 0.03)
     rims = canvas.turn(mirrored(at + lens), lift=0.12)
     lenses = canvas.turn(mirrored(at + 0.86 * lens), lift=0.12)
-    temple = points((0.63, -0.04), (0.86, -0.08), (0.86, -0.03), (0.63, 0.02)) * np.float32([person.width, 1.0])
+    temple = points((0.63, -0.04), (0.86, -0.08), (0.86, -0.03), (0.63, 0.02)) * vector(person.width, 1.0)
     bridge = canvas.turn(points((-0.16, -0.03), (0.16, -0.03), (0.16, 0.02), (-0.16, 0.02)), lift=0.15)
     temples = canvas.turn(mirrored(temple))
     frame = canvas.stencil(*temples, bridge, *rims, *lenses, values=[1.0] * 5 + [0.0] * 2)
@@ -32,7 +33,7 @@ def draw_glasses(canvas: Canvas, person: Person) -> None:
 def draw_occluder(canvas: Canvas, person: Person, rng: np.random.Generator) -> None:
     """A hand at the chin, a cup, a strand of hair or something at the picture's edge; mostly nothing."""
     kind, side = canvas.shot.occluder, 1.0 if rng.random() < 0.5 else -1.0
-    mirror = np.float32([side, 1.0])
+    mirror = vector(side, 1.0)
     bright = float(rng.uniform(0.7, 1.0))
     if kind == "hand":
         at = float(rng.uniform(0.75, 0.95))
@@ -54,11 +55,11 @@ def draw_occluder(canvas: Canvas, person: Person, rng: np.random.Generator) -> N
         canvas.paint(stencil, colour[:, None, None] * np.broadcast_to(shade, stencil.cover.shape))
     elif kind == "strand" and person.hairstyle not in ("bald", "cap", "scarf"):
         path = points((0.1, -1.05), (0.42, -0.6), (0.52, -0.1), (0.56, 0.35), (0.48, 0.75)) * mirror
-        lock = ribbon(smooth(path), float(rng.uniform(0.12, 0.24)))
+        lock = ribbon(smooth(path), float(rng.uniform(0.1, 0.2)))
         canvas.paint(canvas.stencil(canvas.turn(lock, lift=0.1), soft=0.4), mix(person.hair, BLACK, 0.15))
     elif kind == "edge":
         x, y, size = float(rng.uniform(0.8, 1.15)) * side, float(rng.uniform(-0.4, 1.0)), float(rng.uniform(0.35, 0.6))
-        disc = np.float32([x, y]) + np.stack([size * np.cos(_AROUND), 1.5 * size * np.sin(_AROUND)], axis=1)
+        disc = vector(x, y) + np.stack([size * np.cos(_AROUND), 1.5 * size * np.sin(_AROUND)], axis=1)
         canvas.paint(canvas.stencil(disc, soft=2.5), mix(person.cloth, (0.2, 0.2, 0.2), 0.5))
 
 

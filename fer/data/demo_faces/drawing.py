@@ -5,21 +5,14 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from fer.data.demo_canvas import Canvas, Spot, draw_backdrop, mirrored, points, ribbon, smooth
-from fer.data.demo_hair import draw_beard, draw_ears, draw_front_hair, draw_hair_behind
-from fer.data.demo_parameters import (
-    BLACK,
-    EXPRESSIONS,
-    Actions,
-    FloatArray,
-    Person,
-    draw_actions,
-    draw_person,
-    draw_shot,
-    mix,
-)
-from fer.data.demo_props import draw_glasses, draw_occluder
-from fer.data.demo_relief import draw_creases, shape_skin
+from fer.data.demo_faces.actions import EXPRESSIONS, Actions, draw_actions
+from fer.data.demo_faces.canvas import Canvas, Spot, draw_backdrop, mirrored, points, ribbon, smooth, vector
+from fer.data.demo_faces.chance import BLACK, FloatArray, mix
+from fer.data.demo_faces.hair import draw_beard, draw_ears, draw_front_hair, draw_hair_behind
+from fer.data.demo_faces.person import Person, draw_person
+from fer.data.demo_faces.props import draw_glasses, draw_occluder
+from fer.data.demo_faces.relief import draw_creases, shape_skin
+from fer.data.demo_faces.shot import draw_shot
 
 _ALONG = np.linspace(-1.0, 1.0, 21, dtype=np.float32)  # a lip or a lid from one corner to the other
 _AROUND = np.linspace(0.0, 2 * np.pi, 25, dtype=np.float32)
@@ -61,14 +54,14 @@ def _draw_head(canvas: Canvas, person: Person, actions: Actions, rng: np.random.
     neck = points((-half, 0.6), (half, 0.6), (half, 1.5), (half + 0.3, 2.2), (-half - 0.3, 2.2), (-half, 1.5))
     canvas.paint(canvas.stencil(canvas.turn(neck, depth=0.0)), mix(person.skin, (0.25, 0.1, 0.08), 0.3))
     collar = points((0.0, 1.34 + 0.35 * person.age), (half + 0.08, 1.32), (1.5, 1.55), (2.2, 2.3))
-    collar = np.concatenate([(collar[1:] * np.float32([-1.0, 1.0]))[::-1], collar])
+    collar = np.concatenate([(collar[1:] * vector(-1.0, 1.0))[::-1], collar])
     canvas.paint(canvas.stencil(canvas.turn(collar, depth=0.0)), person.cloth)
     canvas.image *= 1.0 - canvas.bells([Spot(0.5, 0.0, chin + 0.06, 0.7, 0.22, -0.4)])
     draw_ears(canvas, person, front=False)
     right = points((0.5, -1.03), (0.78, -0.68), (0.88, -0.15), (0.85, 0.25), (0.765, 0.62), (0.575, 0.95), (0.31, 1.17))
     right[:, 0] *= np.array([wide] * 4 + [jaw] * 3, dtype=np.float32)
     right[4:, 1] *= (chin / 1.22) ** np.array([0.4, 0.75, 1.0], dtype=np.float32)
-    left = right[::-1] * np.float32([-1.0, 1.0])
+    left = right[::-1] * vector(-1.0, 1.0)
     outline = smooth(np.concatenate([points((0.0, -1.13)), right, points((0.0, chin)), left]), closed=True)
     # The chin stands forward, so it swings further than the temples when the head turns.
     forward = np.clip((outline[:, 1] - 0.3) * (1 / 0.9), 0.0, 1.0) * np.clip(1.0 - np.abs(outline[:, 0]), 0.0, 1.0)
@@ -88,7 +81,7 @@ def _draw_head(canvas: Canvas, person: Person, actions: Actions, rng: np.random.
 
 def _draw_nose(canvas: Canvas, person: Person, actions: Actions) -> None:
     base = 0.5 * person.nose_length - 0.04 * actions.nose - 0.02 * actions.upper_lip
-    wide = np.float32([person.nose_width * (1.0 + 0.14 * actions.nose), 1.0])
+    wide = vector(person.nose_width * (1.0 + 0.14 * actions.nose), 1.0)
     hole = points((0.03, base), (0.07, base - 0.03), (0.108, base - 0.012), (0.085, base + 0.012))
     wing = points((0.145, base - 0.1), (0.185, base - 0.05), (0.17, base), (0.115, base + 0.012))
     holes = canvas.turn(smooth(mirrored(hole * wide), closed=True), lift=0.16)
@@ -107,10 +100,12 @@ def _draw_eyes(canvas: Canvas, person: Person, actions: Actions) -> None:
     slant = person.eye_tilt - 0.02 * a.droop - 0.012 * a.inner_brow
 
     def upper(t: FloatArray) -> FloatArray:
-        return -up * (1.0 - np.abs(t) ** 2.3) * (1.0 - 0.12 * t) - slant * t
+        curve: FloatArray = -up * (1.0 - np.abs(t) ** 2.3) * (1.0 - 0.12 * t) - slant * t
+        return curve
 
     def lower(t: FloatArray) -> FloatArray:
-        return low * (1.0 - np.abs(t) ** 2.2) * (1.0 + 0.15 * t) - slant * t
+        curve: FloatArray = low * (1.0 - np.abs(t) ** 2.2) * (1.0 + 0.15 * t) - slant * t
+        return curve
 
     def at(y: FloatArray) -> FloatArray:
         return np.stack([np.broadcast_to(_SIDES * (centre + half * _ALONG), y.shape), y], axis=-1)
@@ -168,7 +163,7 @@ def _draw_brows(canvas: Canvas, person: Person, actions: Actions, rng: np.random
     width = 0.085 * person.brow_weight * np.minimum(0.75 + 1.5 * share, 1.25 - 1.05 * share)
     roots = rng.integers(0, path.shape[1] - 3, 8)
     hairs = np.stack([path[:, roots], path[:, roots + 3]], axis=2)
-    hairs[..., 1] += width[roots][:, None] * np.float32([0.6, -0.55])
+    hairs[..., 1] += width[roots][:, None] * vector(0.6, -0.55)
     strokes = canvas.turn(ribbon(hairs, 0.022)).reshape(-1, 4, 2)
     bands = canvas.turn(ribbon(path, width, taper=False))
     values = [0.78] * len(bands) + [0.95] * len(strokes)

@@ -11,12 +11,18 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
 
-from fer.data.demo_parameters import Colour, FloatArray, Shot
+from fer.data.demo_faces.chance import Colour, FloatArray
+from fer.data.demo_faces.shot import Shot
 
 SIZE = 100
 """Edge length of a finished face, pixels (that of RAF-DB's aligned images)."""
 _FINE = 4  # shapes are drawn this much larger, then averaged
 _PIVOT = 0.55  # depth of the axis about which the head turns, so that a turned face stays in the middle
+
+
+def vector(*values: float) -> FloatArray:
+    """A few numbers as a float32 array."""
+    return np.array(values, dtype=np.float32)
 
 
 def points(*pairs: tuple[float, float]) -> FloatArray:
@@ -26,7 +32,7 @@ def points(*pairs: tuple[float, float]) -> FloatArray:
 
 def mirrored(right: FloatArray) -> FloatArray:
     """The shapes (2, N, 2) on the picture's left and right side of a face, from that on the right (N, 2)."""
-    return np.stack([right * np.float32([-1.0, 1.0]), right])
+    return np.stack([right * vector(-1.0, 1.0), right])
 
 
 @cache
@@ -132,10 +138,7 @@ class Canvas:
         return self.turn(face, depth=np.float32(depth) + np.float32(0.45) * far)
 
     def stencil(self, *shapes: FloatArray, values: Sequence[float] | None = None, soft: float = 0.0) -> Stencil:
-        """Coverage by ``shapes`` (N, 2), painted one over the other, each with its value (1 if none are given).
-
-        ``soft`` is a blur in pixels.
-        """
+        """Coverage by ``shapes`` (N, 2), painted in turn with their values (1 if not given); ``soft``: blur, pixels."""
         everything = np.concatenate(shapes) @ self._to_pixels + self._centre
         margin = 1.0 + 2.5 * soft
         left, top = (max(0, min(SIZE - 1, math.floor(v - margin))) for v in everything.min(axis=0).tolist())
@@ -144,7 +147,7 @@ class Canvas:
         fine = Image.new("L", ((right - left) * _FINE, (bottom - top) * _FINE))
         pen = ImageDraw.Draw(fine)
         # Pillow takes a pixel's centre for its coordinate.
-        flat = ((everything - np.float32([left, top])) * _FINE - np.float32(0.5)).ravel().tolist()
+        flat = ((everything - vector(left, top)) * _FINE - np.float32(0.5)).ravel().tolist()
         start = 0
         for index, shape in enumerate(shapes):
             end = start + 2 * len(shape)
@@ -223,7 +226,8 @@ class Canvas:
         if shot.blur > 0.2:
             levels = np.asarray(Image.fromarray(levels).filter(ImageFilter.GaussianBlur(shot.blur)))
         noise = rng.standard_normal((SIZE, SIZE, 1), dtype=np.float32) * np.float32(255 * shot.grain)
-        return np.clip(levels + noise, 0.0, 255.0).astype(np.uint8)
+        finished: NDArray[np.uint8] = np.clip(levels + noise, 0.0, 255.0).astype(np.uint8)
+        return finished
 
 
 def draw_backdrop(rng: np.random.Generator) -> FloatArray:

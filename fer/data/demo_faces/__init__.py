@@ -1,0 +1,1 @@
+"""Procedural faces: parameters (actions, person, shot) and drawing (canvas, relief, hair, props, drawing)."""
