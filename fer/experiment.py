@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 import lightning.pytorch as L
 import torch
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from torch import nn
 
@@ -104,8 +105,6 @@ def train(config: Config, folder: RunFolder) -> dict[str, Any]:
         if trainer.is_global_zero:
             _write_inputs(experiment, folder, resumed=resume is not None)
         trainer.fit(method, datamodule=datamodule, ckpt_path=resume, weights_only=True)
-        if trainer.interrupted:
-            raise KeyboardInterrupt
         test = _test(experiment, folder)
         predicted = predictions.predict(trainer, method, datamodule)
         memorised = predictions.memorisation(datamodule.train, predicted["train"])
@@ -173,7 +172,10 @@ def _instantiate(node: Any, **arguments: Any) -> Any:
     if not node:
         return None
     wants_partial = arguments.pop("_partial_", node.get("_partial_", False))
-    partial = instantiate({**node, "_partial_": True}, _convert_="all", **arguments)
+    try:
+        partial = instantiate({**node, "_partial_": True}, _convert_="all", **arguments)
+    except InstantiationException as error:
+        raise ConfigError(str(error).partition(", set env var")[0]) from error
     return partial if wants_partial else _configured(partial)
 
 
@@ -225,6 +227,7 @@ def _logging_to(path: Path) -> Iterator[None]:
     handler = logging.FileHandler(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logger = logging.getLogger("fer")
+    logger.setLevel(logging.INFO)
     logger.addHandler(handler)
     try:
         yield

@@ -37,20 +37,20 @@ def run(cfg: DictConfig, path: str | Path, choices: Mapping[str, str | None]) ->
     Raises:
         ConfigError, DatasetError, WeightsError, RunFolderError: before any training, with what to do.
     """
-    config = resolve(cfg, choices)
-    check(config)
     folder = RunFolder(path)
-    state = folder.open(config, [*config["unnamed_keys"]])
-    if state == "done":
-        log.info("%s is finished already; remove the folder to train again", folder.path)
-        return folder.result()
-
-    from fer import experiment  # seconds of imports, which errors above and skipped runs do without
-
+    is_new = folder.state == "new"
     try:
+        config = resolve(cfg, choices)
+        check(config)
+        if folder.open(config, [*config["unnamed_keys"]]) == "done":
+            log.info("%s is finished already; remove the folder to train again", folder.path)
+            return folder.result()
+
+        from fer import experiment  # seconds of imports, which errors above and skipped runs do without
+
         return experiment.train(config, folder)
     except UserError:
-        if state == "new":
+        if is_new:
             folder.discard()
         raise
 

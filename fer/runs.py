@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
 from typing import IO, Any, Literal
@@ -86,11 +86,10 @@ class RunFolder:
         for file in (self.config_file, self.stamp_file, self.noise_file, self.records_file, self.log_file):
             file.unlink(missing_ok=True)
         shutil.rmtree(self.path / "tensorboard", ignore_errors=True)
+        # Of the folders above, those that this run has made are empty by now; rmdir leaves all others alone.
         for folder in (self.last_checkpoint.parent, self.path, *self.path.parents[:2]):
-            try:
+            with suppress(OSError):
                 folder.rmdir()
-            except OSError:
-                break
 
     def config(self) -> dict[str, Any]:
         """The resolved configuration of the run.

@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image, ImageDraw
+
+from fer import launch
+from fer.config import compose
 
 PROJECT = Path(__file__).resolve().parent.parent
+CHOICES = {"method": "eac", "backbone": "tiny", "data": "folder", "noise": "symmetric"}
+
+Train = Callable[..., dict[str, Any]]
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -24,3 +34,50 @@ def shared() -> Path:
     if not (folder / "data").is_dir():
         pytest.skip(f"needs the data folder in {folder} (set FER_SHARED)")
     return folder
+
+
+@pytest.fixture(scope="session")
+def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A class-folder data set of 60 training and 21 test images in three classes that a small network can tell."""
+    root = tmp_path_factory.mktemp("shapes")
+    generator = np.random.default_rng(0)
+    draw = {"bar": ImageDraw.ImageDraw.rectangle, "disc": ImageDraw.ImageDraw.ellipse, "line": ImageDraw.ImageDraw.line}
+    for split, count in (("train", 20), ("test", 7)):
+        for name, shape in draw.items():
+            (root / split / name).mkdir(parents=True)
+            for number in range(count):
+                image = Image.fromarray(generator.integers(0, 90, (32, 32, 3), dtype=np.uint8))
+                left, top = (int(v) for v in generator.integers(2, 12, 2))
+                colour = tuple(int(v) for v in generator.integers(150, 255, 3))
+                shape(ImageDraw.Draw(image), (left, top, left + 15, top + 15), fill=colour)
+                image.save(root / split / name / f"{number:03}.png")
+    return root
+
+
+@pytest.fixture
+def overrides(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """A training of a second on the CPU: three epochs of EAC with wrong labels."""
+    return [
+        "data=folder",
+        f"data.root={shapes}",
+        "data.store_size=32",
+        f"cache_dir={tmp_path_factory.getbasetemp() / 'cache'}",
+        "backbone=tiny",
+        "backbone.width=4",
+        "augment.size=32",
+        "noise=symmetric",
+        "noise.ratio=0.3",
+        "batch_size=16",
+        "trainer.max_epochs=3",
+        "trainer.accelerator=cpu",
+    ]
+
+
+@pytest.fixture
+def train(overrides: list[str]) -> Train:
+    """``train(folder, "seed=1", ...)`` trains in this process as ``fer-train`` would and returns the result."""
+
+    def run(folder: Path, *more: str) -> dict[str, Any]:
+        return launch.run(compose([*overrides, *more]), folder, CHOICES)
+
+    return run

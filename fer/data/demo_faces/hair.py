@@ -80,22 +80,23 @@ def draw_front_hair(canvas: Canvas, person: Person, rng: np.random.Generator) ->
     # On the far side the hair lies behind the outline: the hairline must not pass the hair's own edge.
     side = np.sign(outer[:, 0])
     near[:, 0] = np.where(side * near[:, 0] > side * far[:, 0], far[:, 0], near[:, 0])
-    whole = canvas.stencil(np.concatenate([near, far[::-1]]))
-    tint = np.asarray(person.headgear if style in ("cap", "scarf") else person.hair, dtype=np.float32)[:, None, None]
-    canvas.height[whole.window] *= 1.0 - whole.cover
+    outline = np.concatenate([near, far[::-1]])
     if style in ("cap", "scarf"):
-        canvas.paint(whole, person.headgear)
+        cloth = canvas.stencil(outline)
+        canvas.height[cloth.window] *= 1.0 - cloth.cover
+        canvas.paint(cloth, person.headgear)
         return
     # Strands run from the hairline outwards, swept aside by the parting; each has its own tone.
     shift = np.clip(np.arange(len(far)) + round(4 * part), 0, len(far) - 1)
     blend = np.linspace(0.0, 1.0, 3, dtype=np.float32)[:, None, None]
-    rows = near + blend * (far - near) + blend * (1.0 - blend) * (far[shift] - far)
-    edges = rows.transpose(1, 0, 2)
+    edges = (near + blend * (far - near) + blend * (1.0 - blend) * (far[shift] - far)).transpose(1, 0, 2)
     strands = np.concatenate([edges[:-1], edges[1:, ::-1]], axis=1)
     tones = np.clip(rng.normal(0.6, 0.11, len(strands)), 0.25, 1.0).tolist()
-    tone = canvas.stencil(np.concatenate([near, far[::-1]]), *strands, values=[0.6, *tones])
-    ratio = 0.25 + 1.25 * tone.cover[: whole.cover.shape[0], : whole.cover.shape[1]]
-    canvas.paint(whole, tint * np.maximum(ratio, 0.5))
+    hair = canvas.stencil(outline, *strands)
+    tone = canvas.stencil(outline, *strands, values=[0.6, *tones])  # the same shapes, so the same window
+    canvas.height[hair.window] *= 1.0 - hair.cover
+    tint = np.asarray(person.hair, dtype=np.float32)[:, None, None]
+    canvas.paint(hair, tint * np.maximum(0.25 + 1.25 * tone.cover, 0.5))
 
 
 def draw_beard(canvas: Canvas, person: Person, actions: Actions, lips: FloatArray, rng: np.random.Generator) -> None:

@@ -1,0 +1,63 @@
+"""Bad input ends in one clear message, before training, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import PROJECT, Train
+
+from fer.errors import UserError
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("noise.ratio=-0.1", "noise.ratio"),
+        ("noise.ratio=1", "noise.ratio"),
+        ("method.lam=nan", "method.lam"),
+        ("method.erase=both", "method.erase.*shared, independent"),
+        ("method.forward=three_pass", "method.forward.*two_pass"),
+        ("protocol=best", "protocol.*last5, holdout"),
+        ("protocol=holdout holdout_share=0.9", "holdout_share"),
+        ("batch_size=0", "batch_size"),
+        ("seed=-1", "seed"),
+        ("seed=one", "seed"),
+        ("trainer.max_epochs=0", "max_epochs"),
+        ("augment.size=2", "augment.size"),
+        ("augment.erase_area=[0.5,0.1]", "augment.erase_area"),
+        ("augment.pixel_noise_probability=1.5", "augment.pixel_noise_probability"),
+        ("train_samples=1000000", "train_samples"),
+        ("data.on_bad_image=ignore", "on_bad_image"),
+        ("backbone.weights=nowhere.pth", "nowhere.pth"),
+        ("data.root=nowhere", "nowhere"),
+        ("+method.lambda=5", "lambda"),
+        ("optim.optimizer._target_=torch.optim.NoSuch", "NoSuch"),
+        ("precision_of_nothing=1", "precision_of_nothing"),
+    ],
+)
+def test_values_that_cannot_be_run_are_named(override: str, message: str, train: Train, tmp_path: Path) -> None:
+    folder = tmp_path / "out" / "run"
+    with pytest.raises(Exception, match=message) as caught:
+        train(folder, *override.split())
+    assert isinstance(caught.value, UserError) or "precision_of_nothing" in override
+    assert not folder.exists()
+
+
+def test_foreign_files_in_a_refused_folder_are_kept(train: Train, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(UserError):
+        train(tmp_path, "method.lam=-1")
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_command_line_says_what_is_wrong_in_one_message(overrides: list[str], tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "fer.train", *overrides, "data.root=nowhere", f"output_dir={tmp_path / 'out'}"]
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "nowhere" in done.stderr and "Traceback" not in done.stderr
+    assert not list((tmp_path / "out").glob("**/*"))

@@ -1,0 +1,138 @@
+"""An interrupted run, started again, ends as if it had never been interrupted."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as L
+import pytest
+import torch
+from conftest import PROJECT, Train
+
+from fer.errors import UserError
+from fer.runs import RunFolder
+
+EPOCHS = 3
+
+
+class PowerCut(RuntimeError):
+    pass
+
+
+class CutPower(L.Callback):
+    """Ends the process's work in the middle of an epoch."""
+
+    def __init__(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
+        if trainer.current_epoch == self.epoch:
+            raise PowerCut
+
+
+@pytest.fixture
+def undisturbed(train: Train, tmp_path: Path) -> Path:
+    train(tmp_path / "undisturbed")
+    return tmp_path / "undisturbed"
+
+
+def records(folder: Path) -> list[dict[str, Any]]:
+    return [{k: v for k, v in record.items() if k != "seconds"} for record in RunFolder(folder).records()]
+
+
+def assert_same_outcome(folder: Path, other: Path) -> None:
+    assert records(folder) == records(other)
+    assert len(records(folder)) == EPOCHS
+    assert (folder / "predictions.csv").read_bytes() == (other / "predictions.csv").read_bytes()
+    first, second = (
+        torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"] for run in (folder, other)
+    )
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_same_command_twice_gives_identical_results(undisturbed: Path, train: Train, tmp_path: Path) -> None:
+    train(tmp_path / "again")
+    assert_same_outcome(tmp_path / "again", undisturbed)
+
+
+@pytest.mark.parametrize("epoch", range(EPOCHS))
+def test_interrupted_at_any_epoch_resumes_to_the_same_result(
+    epoch: int, undisturbed: Path, train: Train, tmp_path: Path
+) -> None:
+    folder = tmp_path / "cut"
+    with pytest.raises(PowerCut):
+        train(folder, "+callbacks.cut._target_=test_resume.CutPower", f"+callbacks.cut.epoch={epoch}")
+    assert len(records(folder)) == epoch
+    assert RunFolder(folder).state == "incomplete"
+    train(folder)
+    assert_same_outcome(folder, undisturbed)
+
+
+def test_record_without_its_checkpoint_is_written_again(undisturbed: Path, train: Train, tmp_path: Path) -> None:
+    """A crash between the two leaves one record too many, or half of one."""
+    folder = tmp_path / "cut"
+    with pytest.raises(PowerCut):
+        train(folder, "+callbacks.cut._target_=test_resume.CutPower", "+callbacks.cut.epoch=2")
+    with (folder / "records.jsonl").open("a") as stream:
+        stream.write(json.dumps({"epoch": 2, "test/acc": 0.5, "seconds": 1.0}) + "\n")
+        stream.write('{"epoch": 3, "test/a')
+    train(folder)
+    assert_same_outcome(folder, undisturbed)
+
+
+def test_finished_run_is_not_trained_again(undisturbed: Path, train: Train) -> None:
+    before = (undisturbed / "checkpoints" / "last.ckpt").stat().st_mtime_ns
+    result = train(undisturbed)
+    assert result == RunFolder(undisturbed).result()
+    assert (undisturbed / "checkpoints" / "last.ckpt").stat().st_mtime_ns == before
+
+
+def test_folder_of_another_configuration_is_refused_with_the_difference(undisturbed: Path, train: Train) -> None:
+    with pytest.raises(UserError, match=r"method\.lam: 5\.0 in the folder, 2\.0 now"):
+        train(undisturbed, "method.lam=2.0")
+    assert len(records(undisturbed)) == EPOCHS
+
+
+@pytest.mark.parametrize("same", ["num_workers=2", "trainer.log_every_n_steps=1", "trainer.enable_progress_bar=false"])
+def test_what_cannot_change_a_result_does_not(same: str, undisturbed: Path, train: Train, tmp_path: Path) -> None:
+    train(tmp_path / "other", same)
+    assert_same_outcome(tmp_path / "other", undisturbed)
+
+
+def test_another_seed_gives_another_result(undisturbed: Path, train: Train, tmp_path: Path) -> None:
+    train(tmp_path / "other", "seed=1")
+    assert records(tmp_path / "other") != records(undisturbed)
+    assert (tmp_path / "other" / "noise.csv").read_bytes() == (undisturbed / "noise.csv").read_bytes()
+
+
+@pytest.mark.slow
+def test_killed_processes_resume_to_the_same_result(
+    undisturbed: Path, overrides: list[str], tmp_path: Path
+) -> None:
+    """SIGKILL at moments spread over the whole life of the process, then once to the end."""
+    command = [sys.executable, "-m", "fer.train", *overrides, f"output_dir={tmp_path / 'out'}"]
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1"}
+
+    def start() -> subprocess.Popen[bytes]:
+        return subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL)
+
+    started = time.monotonic()
+    reference = subprocess.run([*command, "seed=1"], cwd=tmp_path, env=environment, capture_output=True, check=False)
+    assert reference.returncode == 0, reference.stderr.decode()
+    whole = time.monotonic() - started
+    for share in (0.5, 0.7, 0.8, 0.9, 0.95):
+        process = start()
+        time.sleep(share * whole)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert start().wait() == 0
+    (folder,) = (path.parent for path in (tmp_path / "out").glob("**/seed0/result.json"))
+    assert_same_outcome(folder, undisturbed)

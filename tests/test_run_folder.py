@@ -1,0 +1,117 @@
+"""What a run leaves behind, and which epochs make its result."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from conftest import Train
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from fer import experiment
+from fer.runs import RunFolder
+
+RECALLS = {f"test/recall/{name}" for name in ("bar", "disc", "line")}
+TEST = {"test/acc", "test/macro_acc", "test/f1", "test/ece"} | RECALLS
+TRAIN = {
+    "train/loss", "train/loss_cls", "train/loss_consistency", "train/acc", "train/acc_clean", "train/memorized",
+    "train/recovered",
+}  # fmt: skip
+
+
+@pytest.fixture
+def folder(train: Train, tmp_path: Path) -> Path:
+    train(tmp_path / "run", "trainer.max_epochs=7")
+    return tmp_path / "run"
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def test_every_file_of_a_run_is_there_and_agrees(folder: Path) -> None:
+    run = RunFolder(folder)
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    assert config["method"]["lam"] == 5.0 and config["choices"]["method"] == "eac"
+
+    records = run.records()
+    assert [record["epoch"] for record in records] == list(range(7))
+    assert all(set(record) == {"epoch", "lr", "seconds"} | TEST | TRAIN for record in records)
+    assert [record["lr"] for record in records] == pytest.approx([1e-3 * 0.9**epoch for epoch in range(7)])
+
+    noise = rows(folder / "noise.csv")
+    assert len(noise) == 60
+    wrong = {row["file"] for row in noise if row["clean_label"] != row["given_label"]}
+    stamp = json.loads((folder / "stamp.json").read_text())
+    assert stamp["labels_changed"] == len(wrong) > 0
+    assert len(stamp["data"]["images"]) == 64 and stamp["packages"]["torch"] == torch.__version__.partition("+")[0]
+
+    predictions = rows(folder / "predictions.csv")
+    test = [row for row in predictions if row["split"] == "test"]
+    trained = [row for row in predictions if row["split"] == "train"]
+    assert (len(test), len(trained)) == (21, 60)
+    right = np.mean([row["predicted"] == row["clean_label"] for row in test])
+    assert right == pytest.approx(records[-1]["test/acc"], abs=1e-6)
+    probabilities = [[float(row[f"p_{name}"]) for name in ("bar", "disc", "line")] for row in predictions]
+    np.testing.assert_allclose(np.sum(probabilities, axis=1), 1, atol=1e-5)
+    memorized = [row["predicted"] == row["given_label"] for row in trained if row["file"] in wrong]
+    assert run.result()["after_training"]["memorized"] == pytest.approx(np.mean(memorized))
+    assert "epoch 7/7" in (folder / "train.log").read_text()
+
+
+def test_last5_is_the_mean_of_the_last_five_epochs_and_selects_nothing(folder: Path) -> None:
+    run = RunFolder(folder)
+    result, records = run.result(), run.records()
+    assert result["protocol"] == "last5" and result["averaged_epochs"] == [2, 3, 4, 5, 6]
+    for name in TEST:
+        assert result["metrics"][name] == pytest.approx(np.mean([record[name] for record in records[2:]]))
+    assert result["best_test_epoch_optimistic"]["test/acc"] == max(record["test/acc"] for record in records)
+
+
+def test_tensorboard_holds_every_metric_by_epoch(folder: Path) -> None:
+    events = EventAccumulator(str(folder / "tensorboard"))
+    events.Reload()
+    records = RunFolder(folder).records()
+    for name in TEST | TRAIN:
+        points = [(event.step, event.value) for event in events.Scalars(name)]
+        assert points == [(record["epoch"], pytest.approx(record[name], rel=1e-6)) for record in records]
+
+
+def test_holdout_selects_by_held_out_training_samples_and_tests_once(train: Train, tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    result = train(folder.path, "protocol=holdout", "holdout_share=0.3", "trainer.max_epochs=5")
+    records = folder.records()
+    assert not any(name.startswith("test/") for record in records for name in record)
+    accuracies = [record["holdout/acc"] for record in records]
+    assert result["selected_epoch"]["epoch"] == accuracies.index(max(accuracies))
+    assert torch.load(folder.best_checkpoint, weights_only=True)["epoch"] == result["selected_epoch"]["epoch"]
+    assert set(result["metrics"]) == TEST
+    # Predictions come from the same network as the test.
+    test = [row for row in rows(folder.predictions_file) if row["split"] == "test"]
+    right = np.mean([row["predicted"] == row["clean_label"] for row in test])
+    assert right == pytest.approx(result["metrics"]["test/acc"], abs=1e-6)
+
+
+@pytest.mark.parametrize("protocol", ["last5", "holdout"])
+@pytest.mark.parametrize("batch_size", [16, 5])
+def test_a_finished_run_tested_again_gives_the_same_numbers(
+    protocol: str, batch_size: int, train: Train, tmp_path: Path
+) -> None:
+    folder = RunFolder(tmp_path / "run")
+    result = train(folder.path, f"protocol={protocol}")
+    again = experiment.evaluate({**folder.config(), "batch_size": batch_size}, folder)
+    recorded = result["last_epoch"] if protocol == "last5" else result["metrics"]
+    for name in TEST:
+        assert again[name] == pytest.approx(recorded[name], abs=1e-6)
+
+
+def test_training_reaches_the_truth_on_an_easy_task(train: Train, tmp_path: Path) -> None:
+    result = train(tmp_path / "run", "noise.ratio=0", "trainer.max_epochs=20", "method.lam=1", "backbone.width=8")
+    assert result["metrics"]["test/acc"] > 0.8
+    assert "memorized" not in result["after_training"]
