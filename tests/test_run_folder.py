@@ -43,7 +43,7 @@ def test_every_file_of_a_run_is_there_and_agrees(folder: Path) -> None:
     records = run.records()
     assert [record["epoch"] for record in records] == list(range(7))
     assert all(set(record) == {"epoch", "lr", "seconds"} | TEST | TRAIN for record in records)
-    assert [record["lr"] for record in records] == pytest.approx([1e-3 * 0.9**epoch for epoch in range(7)])
+    assert [record["lr"] for record in records] == pytest.approx([3e-3 * 0.9**epoch for epoch in range(7)])
 
     noise = rows(folder / "noise.csv")
     assert len(noise) == 60
