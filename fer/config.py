@@ -51,7 +51,8 @@ def run_name(root: Any) -> str:
         key, _, value = override.lstrip("+~").partition("=")
         if key not in _IN_NAME and not any(key == skip or key.startswith(f"{skip}.") for skip in unnamed):
             shown = value.rstrip("/").rsplit("/", 1)[-1]
-            parts.append(re.sub(r"[^\w.=+-]+", "_", f"{key}={shown}"))
+            # "=" would have to be quoted in `fer-eval run=FOLDER`, "/" would make another folder.
+            parts.append(re.sub(r"[^\w.@+-]+", "_", f"{key}@{shown}"))
     name = "-".join(parts)
     if len(name) > _MAX_NAME:
         name = f"{name[: _MAX_NAME - 9]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"

@@ -16,13 +16,19 @@ _KNOWN_HARMLESS = (
     ".*isinstance\\(treespec, LeafSpec\\).*",
     ".*Checkpoint directory .* exists and is not empty.*",
 )
+# Lightning sets the level of its top-level loggers when it is imported, but not of these.
+_CHATTY = (
+    "lightning.pytorch.utilities.rank_zero",
+    "lightning.fabric.utilities.rank_zero",
+    "lightning.pytorch.trainer.connectors.checkpoint_connector",
+)
 
 
 def log_to_terminal() -> None:
     """Show the project's log from INFO on and warnings of others, without what no user can act upon."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout)
     logging.getLogger("fer").setLevel(logging.INFO)
-    for name in ("lightning", "lightning.pytorch", "lightning.fabric"):
+    for name in _CHATTY:
         logging.getLogger(name).setLevel(logging.WARNING)
     for message in _KNOWN_HARMLESS:
         warnings.filterwarnings("ignore", message)
