@@ -43,7 +43,8 @@ def run_name(root: Any) -> str:
     choices = root.hydra.runtime.choices
     ratio = OmegaConf.select(root, "noise.ratio")
     lam = OmegaConf.select(root, "method.lam")
-    parts = [str(choices["method"]), str(choices["backbone"]), f"{choices['noise']}{'' if ratio is None else ratio}"]
+    shown_ratio = "" if ratio is None or choices["noise"] == "none" else f"{ratio:g}"
+    parts = [str(choices["method"]), str(choices["backbone"]), f"{choices['noise']}{shown_ratio}"]
     if lam is not None:
         parts.append(f"lam{lam:g}")
     unnamed = tuple(root.unnamed_keys)
