@@ -13,7 +13,6 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from fer.cam import mirror
 
@@ -149,38 +148,41 @@ class Augmentation(nn.Module):
 
 
 def resize(image: Tensor, size: int) -> Tensor:
-    """Resize uint8 images (B, 3, h, w) to (B, 3, size, size), bit for bit as Pillow's bilinear filter.
+    """Resize square uint8 images (B, 3, h, h) to (B, 3, size, size), on every device bit for bit as Pillow's bilinear.
 
     Enlarging interpolates between two pixels; shrinking averages over all that fall under the filter.
     """
+    # torch's own kernel for uint8 has weights of 16 bits and is off by one grey level here and there.
     if image.shape[-2:] == (size, size):
         return image
-    if image.device.type == "cpu":
-        return F.interpolate(image, size=(size, size), mode="bilinear", antialias=True)
-    # Other devices have no integer kernel: the same fixed-point sums, exact in float64.
-    across = _resize_weights(image.shape[-1], size).to(image.device)
-    down = _resize_weights(image.shape[-2], size).to(image.device)
-    return _round_fixed_point(down @ _round_fixed_point(image.double() @ across.T).double())
+    # Pillow's order, columns first. Whole rows are quicker to gather, hence the transposed copies.
+    return _resize_rows(_resize_rows(image.mT.contiguous(), size).mT.contiguous(), size)
 
 
-def _round_fixed_point(sums: Tensor) -> Tensor:
-    return torch.floor((sums + 2 ** (_RESIZE_BITS - 1)) / 2**_RESIZE_BITS).clamp_(0, 255).to(torch.uint8)
+def _resize_rows(image: Tensor, size: int) -> Tensor:
+    """Resize uint8 (B, 3, h, w) to (B, 3, size, w) by sums of integers."""
+    rows, weights = _resize_filter(image.shape[-2], size, image.device)
+    shape = (*image.shape[:-2], size, image.shape[-1])
+    # Half a unit to begin with, so that the shift rounds.
+    sums = torch.full(shape, 2 ** (_RESIZE_BITS - 1), dtype=torch.int32, device=image.device)
+    for row, weight in zip(rows, weights, strict=True):
+        sums.addcmul_(image.index_select(-2, row), weight)
+    return sums.bitwise_right_shift_(_RESIZE_BITS).to(torch.uint8)
 
 
 @functools.cache
-def _resize_weights(old: int, new: int) -> Tensor:
-    """Matrix (new, old) of integer weights of a triangle filter, scaled by 2**22."""
+def _resize_filter(old: int, new: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Triangle filter of every new row: rows (T, new) to add up, weights (T, new, 1) as int32 scaled by 2**22."""
     scale = old / new
     radius = max(scale, 1.0)
-    weights = torch.zeros(new, old, dtype=torch.float64)
-    for target in range(new):
-        centre = (target + 0.5) * scale
-        first = max(int(centre - radius + 0.5), 0)
-        last = min(int(centre + radius + 0.5), old)
-        source = torch.arange(first, last, dtype=torch.float64)
-        triangle = (1 - ((source - centre + 0.5) / radius).abs()).clamp(min=0)
-        weights[target, first:last] = triangle / triangle.sum()
-    return torch.floor(weights * 2**_RESIZE_BITS + 0.5)
+    centre = (torch.arange(new, dtype=torch.float64) + 0.5) * scale
+    first = (centre - radius + 0.5).clamp(min=0).floor()
+    rows = first + torch.arange(2 * math.ceil(radius) + 1)[:, None]
+    triangle = (1 - ((rows - centre + 0.5) / radius).abs()).clamp(min=0).masked_fill(rows >= old, 0)
+    weights = torch.floor(triangle / triangle.sum(0) * 2**_RESIZE_BITS + 0.5).to(torch.int32)
+    used = weights.any(1)
+    rows = rows.clamp(max=old - 1).long()
+    return rows[used].to(device), weights[used, :, None].to(device)
 
 
 def _between(positions: Tensor, start: Tensor, length: Tensor) -> Tensor:

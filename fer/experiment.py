@@ -22,6 +22,7 @@ from fer.callbacks.progress import EpochBar
 from fer.callbacks.run_writer import RunWriter
 from fer.callbacks.seeding import Seeding, seed_everything
 from fer.data.module import FaceDataModule
+from fer.data.noise import fingerprint
 from fer.errors import ConfigError, UserError
 from fer.methods.base import Method, Setting
 from fer.models.network import FaceNetwork
@@ -214,7 +215,7 @@ def _write_inputs(experiment: Experiment, folder: RunFolder, *, resumed: bool) -
     )
     folder.write_stamp({
         "data": {"root": str(table.root), "images": datamodule.store.content_fingerprint},
-        "labels_changed": int((train.given != train.clean).sum()),
+        "labels": {"fingerprint": fingerprint(train.given), "changed": int((train.given != train.clean).sum())},
         "device": str(experiment.trainer.strategy.root_device),
         "devices": experiment.trainer.world_size,
         "resumed_after_epoch": epoch or None,

@@ -66,6 +66,9 @@ def check(config: Mapping[str, Any]) -> None:
         raise ConfigError(f"seed is {seed!r}; it must be a whole number of 0 or more")
     if not isinstance(epochs, int) or epochs < 1:
         raise ConfigError(f"trainer.max_epochs is {epochs!r}; it must be a whole number of 1 or more")
+    devices = config["trainer"]["devices"]
+    if devices not in (1, "1") and not (isinstance(devices, list) and len(devices) == 1):
+        raise ConfigError(f"trainer.devices is {devices!r}; a run trains on one device: give 1, or a list of one index")
     batch_size = config["batch_size"]
     if not isinstance(batch_size, int) or isinstance(batch_size, bool) or batch_size < 1:
         raise ConfigError(f"batch_size is {batch_size!r}; it must be a whole number of 1 or more")

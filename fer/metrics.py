@@ -6,14 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric, MetricCollection
-from torchmetrics.classification import (
-    MulticlassAccuracy,
-    MulticlassCalibrationError,
-    MulticlassConfusionMatrix,
-    MulticlassF1Score,
-    MulticlassRecall,
-)
+from torchmetrics import Metric
 
 from fer.batch import Batch
 
@@ -21,22 +14,47 @@ CALIBRATION_BINS = 15
 _SAMPLES, _CORRECT, _TRUTH_KNOWN, _CORRECT_CLEAN, _WRONG, _MEMORIZED, _RECOVERED = range(7)
 
 
-class EvaluationMetrics(MetricCollection):
-    """Accuracy, mean class accuracy, macro F1, expected calibration error, recall per class, confusion matrix.
+class EvaluationMetrics(Metric):
+    """Accuracy, mean class accuracy, macro F1, expected calibration error, recall per class.
 
-    Update with probabilities (B, K) and labels (B,). Classes that never occur do not enter the means over classes.
+    Update with probabilities (B, K) and labels (B,). Classes without a label do not enter the means over classes,
+    also where they are predicted.
     """
 
+    confusion: Tensor
+    """Counts (K, K) of label and prediction."""
+    calibration: Tensor
+    """Per bin of confidence (3, CALIBRATION_BINS): number, summed confidence, number of correct predictions."""
+
     def __init__(self, num_classes: int) -> None:
-        metrics: dict[str, Metric | MetricCollection] = {
-            "acc": MulticlassAccuracy(num_classes, average="micro"),
-            "macro_acc": MulticlassAccuracy(num_classes, average="macro"),
-            "f1": MulticlassF1Score(num_classes, average="macro"),
-            "recall": MulticlassRecall(num_classes, average="none"),
-            "ece": MulticlassCalibrationError(num_classes, n_bins=CALIBRATION_BINS, norm="l1"),
-            "confusion": MulticlassConfusionMatrix(num_classes),
+        super().__init__()
+        self.num_classes = num_classes
+        self.add_state("confusion", torch.zeros(num_classes, num_classes, dtype=torch.int64), dist_reduce_fx="sum")
+        self.add_state("calibration", torch.zeros(3, CALIBRATION_BINS, dtype=torch.float64), dist_reduce_fx="sum")
+
+    def update(self, probabilities: Tensor, labels: Tensor) -> None:
+        confidence, predicted = probabilities.double().max(1)
+        pairs = torch.bincount(labels * self.num_classes + predicted, minlength=self.num_classes**2)
+        self.confusion += pairs.view_as(self.confusion)
+        # A softmax that saturates at 1 belongs to the last bin.
+        bins = (confidence * CALIBRATION_BINS).long().clamp(max=CALIBRATION_BINS - 1)
+        values = torch.stack([torch.ones_like(confidence), confidence, (predicted == labels).double()])
+        self.calibration.index_add_(1, bins, values)
+
+    def compute(self) -> dict[str, Tensor]:
+        """``acc``, ``macro_acc``, ``f1``, ``ece`` and ``recall`` (K,), 0 for a class without labels."""
+        hits, support, predicted = self.confusion.diag(), self.confusion.sum(1), self.confusion.sum(0)
+        occurs = support > 0
+        recall = hits / support.clamp(min=1)
+        f1 = 2 * hits / (support + predicted).clamp(min=1)
+        number, confidence, correct = self.calibration
+        return {
+            "acc": hits.sum() / support.sum(),
+            "macro_acc": recall[occurs].mean(),
+            "f1": f1[occurs].mean(),
+            "ece": (confidence - correct).abs().sum() / number.sum(),
+            "recall": recall,
         }
-        super().__init__(metrics)
 
     def summary(self, class_names: Sequence[str]) -> dict[str, float]:
         """``acc``, ``macro_acc``, ``f1``, ``ece`` and ``recall/<class>``, all in 0..1; a collective under DDP."""

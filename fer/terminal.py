@@ -26,7 +26,10 @@ _CHATTY = (
 
 def log_to_terminal() -> None:
     """Show the project's log from INFO on and warnings of others, without what no user can act upon."""
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout)
+    terminal = logging.StreamHandler(sys.stdout)
+    if sys.stdout.isatty():  # where the progress bar shows what the line of an epoch says
+        terminal.addFilter(lambda record: record.name != "fer.callbacks.run_writer")
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[terminal])
     logging.getLogger("fer").setLevel(logging.INFO)
     for name in _CHATTY:
         logging.getLogger(name).setLevel(logging.WARNING)

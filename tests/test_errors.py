@@ -27,6 +27,7 @@ from fer.errors import UserError
         ("seed=-1", "seed"),
         ("seed=one", "seed"),
         ("trainer.max_epochs=0", "max_epochs"),
+        ("trainer.devices=2", "trainer.devices"),
         ("augment.size=2", "augment.size"),
         ("augment.erase_area=[0.5,0.1]", "augment.erase_area"),
         ("augment.pixel_noise_probability=1.5", "augment.pixel_noise_probability"),

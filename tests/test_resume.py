@@ -114,9 +114,7 @@ def test_another_seed_gives_another_result(undisturbed: Path, train: Train, tmp_
 
 
 @pytest.mark.slow
-def test_killed_processes_resume_to_the_same_result(
-    undisturbed: Path, overrides: list[str], tmp_path: Path
-) -> None:
+def test_killed_processes_resume_to_the_same_result(undisturbed: Path, overrides: list[str], tmp_path: Path) -> None:
     """SIGKILL at moments spread over the whole life of the process, then once to the end."""
     command = [sys.executable, "-m", "fer.train", *overrides, f"output_dir={tmp_path / 'out'}"]
     environment = {**os.environ, "PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1"}

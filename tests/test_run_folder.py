@@ -49,7 +49,7 @@ def test_every_file_of_a_run_is_there_and_agrees(folder: Path) -> None:
     assert len(noise) == 60
     wrong = {row["file"] for row in noise if row["clean_label"] != row["given_label"]}
     stamp = json.loads((folder / "stamp.json").read_text())
-    assert stamp["labels_changed"] == len(wrong) > 0
+    assert stamp["labels"]["changed"] == len(wrong) > 0
     assert len(stamp["data"]["images"]) == 64 and stamp["packages"]["torch"] == torch.__version__.partition("+")[0]
 
     predictions = rows(folder / "predictions.csv")
