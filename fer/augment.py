@@ -144,7 +144,8 @@ class Augmentation(nn.Module):
         left = torch.floor(place_column * (width - columns + 1))
         in_rows = _between(torch.arange(height, device=device), top, rows)
         in_columns = _between(torch.arange(width, device=device), left, columns)
-        return (in_rows[:, :, None] & in_columns[:, None, :] & erased[:, None, None])[:, None]
+        mask: Tensor = in_rows[:, :, None] & in_columns[:, None, :] & erased[:, None, None]
+        return mask[:, None]
 
 
 def resize(image: Tensor, size: int) -> Tensor:
@@ -152,10 +153,10 @@ def resize(image: Tensor, size: int) -> Tensor:
 
     Enlarging interpolates between two pixels; shrinking averages over all that fall under the filter.
     """
-    # torch's own kernel for uint8 has weights of 16 bits and is off by one grey level here and there.
     if image.shape[-2:] == (size, size):
         return image
-    # Pillow's order, columns first. Whole rows are quicker to gather, hence the transposed copies.
+    # Not torch's kernel, whose 16-bit weights put some pixels one grey level off. Columns come first, as in Pillow;
+    # whole rows are quicker to gather, hence the transposed copies.
     return _resize_rows(_resize_rows(image.mT.contiguous(), size).mT.contiguous(), size)
 
 

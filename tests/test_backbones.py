@@ -159,6 +159,15 @@ def test_small_faces_give_a_map_of_about_7x7(name: str, stem: str, size: int, ex
     assert map_size(name, stem, size, size) == (expected, expected)
 
 
+@pytest.mark.parametrize(("stem", "sizes"), [("imagenet", (32, 16)), ("no_pool", (32, 32)), ("small", (64, 64))])
+@torch.no_grad()
+def test_a_mobilenet_gives_up_its_strides_where_a_resnet_does(stem: str, sizes: tuple[int, int]) -> None:
+    """First the second one, which takes the place of the max-pool; the first convolution keeps its own longest."""
+    features = built("mobilenet_v2", stem).features
+    first = features[0](torch.zeros(1, 3, 64, 64))
+    assert (first.shape[2], features[2](features[1](first)).shape[2]) == sizes
+
+
 def test_an_unknown_depth_or_stem_is_refused_with_the_choices() -> None:
     with pytest.raises(ConfigError, match=r"depth=20.*18, 34, 50, 101, 152"):
         resnet(depth=20)

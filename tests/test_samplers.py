@@ -1,0 +1,85 @@
+"""RankBatches: every row once, whatever the number of rows, the batch size and the ranks."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from fer.data.samplers import RankBatches
+
+ROWS = st.integers(0, 120).map(lambda count: np.random.default_rng(count).permutation(1000)[:count])
+SHARES, WORLDS = st.integers(1, 9), st.integers(1, 8)
+SHUFFLE_SEEDS = st.one_of(st.none(), st.integers(0, 2**40))
+EPOCHS = st.integers(0, 1000)
+
+Rows = NDArray[np.int64]
+
+
+def steps(rows: Rows, batch_size: int, seed: int | None, epoch: int, rank: int = 0, world: int = 1) -> list[list[int]]:
+    batches = RankBatches(rows, batch_size, shuffle_seed=seed, rank=rank, world_size=world)
+    batches.set_epoch(epoch)
+    drawn = list(batches)
+    assert len(drawn) == len(batches)
+    return drawn
+
+
+@settings(max_examples=80, deadline=None)
+@given(ROWS, SHARES, WORLDS, SHUFFLE_SEEDS, EPOCHS)
+def test_every_row_comes_once_over_all_ranks(rows: Rows, share: int, world: int, seed: int | None, epoch: int) -> None:
+    ranks = [steps(rows, share * world, seed, epoch, rank, world) for rank in range(world)]
+    drawn = [row for rank in ranks for step in rank for row in step]
+    assert sorted(drawn) == sorted(rows.tolist())
+    assert all(type(row) is int for row in drawn)
+
+
+@settings(max_examples=80, deadline=None)
+@given(ROWS, SHARES, WORLDS, SHUFFLE_SEEDS, EPOCHS)
+def test_ranks_together_see_in_each_step_what_one_device_sees(
+    rows: Rows, share: int, world: int, seed: int | None, epoch: int
+) -> None:
+    ranks = [steps(rows, share * world, seed, epoch, rank, world) for rank in range(world)]
+    alone = steps(rows, share * world, seed, epoch)
+    for one_device, *shares in zip(alone, *ranks, strict=True):
+        assert sorted(row for part in shares for row in part) == sorted(one_device)
+        assert max(map(len, shares)) - min(map(len, shares)) <= 1, "no rank has more to do than another"
+    assert all(len(step) == share * world for step in alone[:-1])
+
+
+@settings(max_examples=40, deadline=None)
+@given(ROWS, SHARES, SHARES, SHUFFLE_SEEDS, EPOCHS)
+def test_the_order_follows_from_seed_and_epoch_alone(
+    rows: Rows, batch_size: int, other_size: int, seed: int | None, epoch: int
+) -> None:
+    np.random.seed(0)  # noqa: NPY002  # the state of numpy's global generator is none of the sampler's business
+    order = [row for step in steps(rows, batch_size, seed, epoch) for row in step]
+    assert order == [row for step in steps(rows, other_size, seed, epoch) for row in step]
+    if seed is None:
+        assert order == rows.tolist()
+
+
+def test_another_seed_or_epoch_gives_another_order() -> None:
+    rows = np.arange(100)
+    orders = [tuple(steps(rows, 100, seed, epoch)[0]) for seed in range(4) for epoch in range(4)]
+    assert len(set(orders)) == 16
+    assert tuple(rows) not in orders
+
+
+def test_a_resumed_epoch_continues_the_sequence() -> None:
+    rows = np.arange(50)
+    batches = RankBatches(rows, 8, shuffle_seed=1)
+    sequence = []
+    for epoch in range(3):
+        batches.set_epoch(epoch)
+        sequence.append(list(batches))
+    assert steps(rows, 8, 1, 2) == sequence[2]
+    assert list(batches) == sequence[2], "iterating twice in one epoch repeats it"
+    assert batches.rows.tolist() == list(range(50)), "the rows themselves stay as they are"
+
+
+@pytest.mark.parametrize(("batch_size", "world"), [(32, 3), (2, 4), (0, 1), (-4, 2)])
+def test_an_uneven_batch_size_is_refused_with_what_to_choose(batch_size: int, world: int) -> None:
+    with pytest.raises(ValueError, match=rf"batch_size={batch_size} .*evenly among {world}; choose a multiple of"):
+        RankBatches(np.arange(10), batch_size, world_size=world)
