@@ -21,6 +21,7 @@ class EvaluationMetrics(Metric):
     also where they are predicted.
     """
 
+    full_state_update = False  # A batch is counted without regard to the others.
     confusion: Tensor
     """Counts (K, K) of label and prediction."""
     calibration: Tensor

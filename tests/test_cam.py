@@ -1,4 +1,4 @@
-"""Class activation maps: exact against the logits and against the definition, and the mirror against a sampling grid."""
+"""Class activation maps against the logits and the definition, the mirror against a sampling grid."""
 
 from __future__ import annotations
 
