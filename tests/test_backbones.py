@@ -135,7 +135,7 @@ def map_size(name: str, stem: str, height: int, width: int) -> tuple[int, ...]:
     return tuple(built(name, stem)(torch.zeros(1, 3, height, width)).shape[2:])
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(st.sampled_from(sorted(BUILDERS)), st.sampled_from(STEMS), st.integers(32, 120), st.integers(32, 120))
 def test_map_size_follows_from_the_stem(name: str, stem: str, height: int, width: int) -> None:
     expected = expected_size(name, stem, height), expected_size(name, stem, width)

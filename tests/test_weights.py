@@ -234,12 +234,13 @@ def test_vggface2_weights_never_enter_another_resnet(save: Save, allow_partial: 
     converted = {**plain, "fc.weight": torch.zeros(8631, 2048), "fc.bias": torch.zeros(8631)}
     part = {key: np.zeros(tuple(value.shape), np.float32) for key, value in plain.items() if "layer4" not in key}
     own_run = {"state_dict": plain, "backbone": "resnet50_vggface2"}
+    others, own = [resnet(depth=50), resnet(depth=101)], vggface2_resnet50()
     for content in (released, converted, python_2_pickle(part), own_run):
         path = save(content)
-        for depth in (50, 101):
+        for other in others:
             with pytest.raises(WeightsError, match="use backbone=resnet50_vggface2"):
-                resnet(depth=depth, weights=path, allow_partial_weights=allow_partial)
-        vggface2_resnet50(weights=path, allow_partial_weights=True)
+                load_backbone_weights(other, path, name=other.name, allow_partial_weights=allow_partial)
+        load_backbone_weights(own, path, name=own.name, allow_partial_weights=True)
 
 
 def test_a_run_of_torchvisions_resnet50_never_enters_the_vggface2_kind(save: Save) -> None:
