@@ -95,6 +95,15 @@ def test_finished_run_is_not_trained_again(undisturbed: Path, train: Train) -> N
     assert (undisturbed / "checkpoints" / "last.ckpt").stat().st_mtime_ns == before
 
 
+def test_a_run_that_lost_only_its_result_is_finished_without_training(undisturbed: Path, train: Train) -> None:
+    before, predictions = RunFolder(undisturbed).result(), (undisturbed / "predictions.csv").read_bytes()
+    for name in ("result.json", "predictions.csv"):
+        (undisturbed / name).unlink()
+    again = train(undisturbed)
+    assert {k: v for k, v in again.items() if k != "seconds"} == {k: v for k, v in before.items() if k != "seconds"}
+    assert (undisturbed / "predictions.csv").read_bytes() == predictions
+
+
 def test_folder_of_another_configuration_is_refused_with_the_difference(undisturbed: Path, train: Train) -> None:
     with pytest.raises(UserError, match=r"method\.lam: 5\.0 in the folder, 2\.0 now"):
         train(undisturbed, "method.lam=2.0")
