@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import hypothesis
 import pytest
 import torch
 from PIL import Image, ImageDraw
@@ -17,6 +18,10 @@ from fer.config import compose
 
 PROJECT = Path(__file__).resolve().parent.parent
 CHOICES = {"method": "eac", "backbone": "tiny", "data": "folder", "noise": "symmetric"}
+
+# The same examples every time: a failure is then always the change's own. No deadlines: machines differ.
+hypothesis.settings.register_profile("suite", derandomize=True, deadline=None)
+hypothesis.settings.load_profile("suite")
 
 Train = Callable[..., dict[str, Any]]
 

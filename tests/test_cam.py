@@ -85,6 +85,8 @@ def mirrored_by_grid(maps: Tensor) -> Tensor:
 @given(st.integers(2, 16), st.integers(2, 33), st.integers(0, 2**32 - 1))
 def test_mirror_equals_sampling_on_a_mirrored_grid(height: int, width: int, seed: int) -> None:
     maps = torch.randn(2, 3, height, width, generator=torch.Generator().manual_seed(seed))
-    torch.testing.assert_close(mirror(maps), mirrored_by_grid(maps), rtol=0, atol=1e-5)
+    # The grid's coordinates are rounded, so it mixes in neighbours: an error relative to the largest value.
+    tolerance = 1e-5 * max(1.0, float(maps.abs().max()))
+    torch.testing.assert_close(mirror(maps), mirrored_by_grid(maps), rtol=0, atol=tolerance)
     assert torch.equal(mirror(mirror(maps)), maps)
     assert torch.equal(mirror(maps)[..., 0], maps[..., width - 1])
