@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ _PACKAGED = Path(__file__).resolve().parent / "conf"
 CONFIG_DIR = _PACKAGED if _PACKAGED.is_dir() else _PACKAGED.parent.parent / "conf"
 """``fer/conf`` in an installed wheel, the top-level ``conf`` in a checkout."""
 
-_IN_NAME = {"method", "method.lam", "backbone", "noise", "noise.ratio", "seed", "data", "experiment", "sweep"}
+_IN_NAME = {"method", "method.lam", "backbone", "noise", "noise.ratio", "seed"}
 _MAX_NAME = 120
 
 
@@ -31,33 +32,63 @@ def compose(overrides: list[str], config_name: str = "train") -> DictConfig:
 
 def run_group(root: Any) -> str:
     """The folder above a run: the sweep's name, else the experiment's, else the data set's."""
-    choices = root.hydra.runtime.choices
-    return str(choices.get("sweep") or choices.get("experiment") or choices["data"])
+    return str(root.hydra.runtime.choices[_group_key(root)])
 
 
 def run_name(root: Any) -> str:
     """``<method>-<backbone>-<noise><ratio>-lam<lambda>`` and every other key given on the command line.
 
-    Keys that cannot change a result (``unnamed_keys``) stay out. A name longer than 120 characters ends in a hash.
+    Keys that cannot change a result (``unnamed_keys``) stay out, and so does what ``run_group`` says. Of a path the
+    last part is shown. A name that does not show its values in full, or is longer than 120 characters, ends in a hash
+    of them.
     """
     choices = root.hydra.runtime.choices
-    ratio = OmegaConf.select(root, "noise.ratio")
-    lam = OmegaConf.select(root, "method.lam")
-    shown_ratio = "" if ratio is None or choices["noise"] == "none" else f"{ratio:g}"
-    parts = [str(choices["method"]), str(choices["backbone"]), f"{choices['noise']}{shown_ratio}"]
+    ratio, lam = (OmegaConf.select(root, key) for key in ("noise.ratio", "method.lam"))
+    shown_ratio = "" if ratio is None or choices["noise"] == "none" else _number(ratio)
+    fixed = [str(choices["method"]), str(choices["backbone"]), f"{choices['noise']}{shown_ratio}"]
     if lam is not None:
-        parts.append(f"lam{lam:g}")
-    unnamed = tuple(root.unnamed_keys)
-    for override in sorted(root.hydra.overrides.task):
-        key, _, value = override.lstrip("+~").partition("=")
-        if key not in _IN_NAME and not any(key == skip or key.startswith(f"{skip}.") for skip in unnamed):
-            shown = value.rstrip("/").rsplit("/", 1)[-1]
-            # "=" would have to be quoted in `fer-eval run=FOLDER`, "/" would make another folder.
-            parts.append(re.sub(r"[^\w.@+-]+", "_", f"{key}@{shown}"))
-    name = "-".join(parts)
-    if len(name) > _MAX_NAME:
-        name = f"{name[: _MAX_NAME - 9]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+        fixed.append(f"lam{_number(lam)}")
+    extra = sorted(_extra_overrides(root).items())
+    # "=" would have to be quoted in `fer-eval run=FOLDER`.
+    given = [*fixed, *(f"{key}@{value}" for key, value in extra)]
+    shown = [_plain(part) for part in fixed]
+    shown += [f"{_plain(key)}@{_plain(value.rstrip('/').rpartition('/')[2])}" for key, value in extra]
+    name = "-".join(shown)
+    if shown != given or len(name) > _MAX_NAME:
+        digest = hashlib.sha256(json.dumps([fixed, extra]).encode()).hexdigest()
+        name = f"{name[: _MAX_NAME - 9]}-{digest[:8]}"
     return name
+
+
+def _group_key(root: Any) -> str:
+    choices = root.hydra.runtime.choices
+    return next((key for key in ("sweep", "experiment") if choices.get(key)), "data")
+
+
+def _extra_overrides(root: Any) -> dict[str, str]:
+    """The overrides that neither the fixed part of the name nor the group shows; of several for a key the last one."""
+    elsewhere = {*_IN_NAME, _group_key(root)}
+    unnamed = tuple(root.unnamed_keys)
+    overrides: Any = OmegaConf.to_container(root.hydra.overrides.task, resolve=False)
+    extra = {}
+    for override in overrides:
+        key, _, value = override.lstrip("+").partition("=")
+        changed = key.lstrip("~")
+        if key not in elsewhere and not any(changed == skip or changed.startswith(f"{skip}.") for skip in unnamed):
+            extra[key] = value
+    return extra
+
+
+def _number(value: Any) -> str:
+    """``0`` for 0.0 as well, and all digits where six would not tell."""
+    if not isinstance(value, float):
+        return str(value)
+    short = f"{value:g}"
+    return short if float(short) == value else repr(value)
+
+
+def _plain(text: str) -> str:
+    return re.sub(r"[^\w.+-]+", "_", text, flags=re.ASCII)
 
 
 OmegaConf.register_new_resolver("run_group", lambda *, _root_: run_group(_root_), replace=True)

@@ -1,9 +1,12 @@
-"""Every option of every group composes, fits its constructor and trains."""
+"""Every option of every group composes, fits the signature of what it names, and runs; the paper's values stand."""
 
 from __future__ import annotations
 
 import inspect
 import os
+import re
+import resource
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,64 +15,120 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import PROJECT, Train
+import yaml
+from conftest import CHOICES, PROJECT, Train
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.errors import HydraException
 from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from fer import experiment
 from fer.config import CONFIG_DIR, compose
+from fer.launch import resolve
 from fer.report import markdown
+from fer.runs import RunFolder
 
-OPTIONS = sorted(
-    (file.parent.name, file.stem) for file in CONFIG_DIR.glob("*/*.yaml") if file.parent.name not in ("hydra", "local")
-)
-METHODS = [option for group, option in OPTIONS if group == "method"]
-BACKBONES = [option for group, option in OPTIONS if group == "backbone"]
-NEEDED = {("noise", "file"): ["noise.path=list.txt"], ("data", "folder"): ["data.root=faces"]}
+# Options of these are chosen together with others, in ways of their own: Hydra's own groups, and a user's defaults.
+NOT_GROUPS = {"hydra", "local"}
+GROUPS = sorted(path.name for path in CONFIG_DIR.iterdir() if path.is_dir() and path.name not in NOT_GROUPS)
+OPTIONS = {group: sorted(path.stem for path in (CONFIG_DIR / group).glob("*.yaml")) for group in GROUPS}
+ALL_OPTIONS = [f"{group}={option}" for group, options in OPTIONS.items() for option in options]
+CONFIG_FILES = sorted(CONFIG_DIR.rglob("*.yaml"))
 
-
-def composed(group: str, option: str) -> DictConfig:
-    return compose([f"{group}={option}", *NEEDED.get((group, option), [])])
-
-
-def targets(node: Any) -> Iterator[DictConfig]:
-    if isinstance(node, DictConfig):
-        if "_target_" in node:
-            yield node
-        for key in node:
-            if not OmegaConf.is_missing(node, key):
-                yield from targets(node[key])
+PAPER = ["eac_raf_db", "ce_raf_db"]
+PAPER_LR = {"resnet18": 2e-4, "resnet50": 1e-4, "resnet50_vggface2": 1e-4}
+_PARENT_OF_HOME = r"home|root|Users|work|mnt|media|tmp|var|opt|scratch|data\d*"
+MACHINE_PATH = re.compile(rf"(?<![\w.:}}/-])(?:/(?:{_PARENT_OF_HOME})/\S|~/\S|[A-Za-z]:\\)")
 
 
-@pytest.mark.parametrize(("group", "option"), OPTIONS)
-def test_every_option_fits_the_signatures_of_its_targets(group: str, option: str) -> None:
-    config = composed(group, option)
-    found = list(targets(config))
-    assert found
-    for node in found:
-        arguments = {key: value for key, value in node.items() if key not in ("_target_", "_partial_")}
-        if node._target_ == "lightning.pytorch.Trainer":
-            continue  # its signature is hidden by a decorator; training below calls it
-        inspect.signature(get_object(node._target_)).bind_partial(**arguments)
-    text = (CONFIG_DIR / group / f"{option}.yaml").read_text()
-    assert "/home" not in text and "/root" not in text
+def targets(config: Any) -> Iterator[dict[str, Any]]:
+    """Every node with a ``_target_``, at any depth."""
+    if isinstance(config, DictConfig):
+        config = OmegaConf.to_container(config, resolve=False, throw_on_missing=False)
+    if isinstance(config, dict):
+        if "_target_" in config:
+            yield config
+        for value in config.values():
+            yield from targets(value)
+    elif isinstance(config, list):
+        for value in config:
+            yield from targets(value)
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_every_method_trains(method: str, train: Train, tmp_path: Path) -> None:
-    result = train(tmp_path / "run", f"method={method}", "trainer.max_epochs=1")
-    assert 0 <= result["metrics"]["test/acc"] <= 1
-    assert result["last_epoch"]["train/loss"] > 0
+def arguments(node: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in node.items() if not re.fullmatch("_[a-z]+_", key)}
 
 
-@pytest.mark.parametrize("backbone", BACKBONES)
-def test_every_backbone_gives_a_map_of_its_features(backbone: str) -> None:
+def test_the_groups_are_the_documented_ones() -> None:
+    documented = {
+        "method", "backbone", "data", "noise", "augment", "optim", "trainer", "callbacks", "logger", "experiment",
+        "debug",
+    }  # fmt: skip
+    assert documented <= {*GROUPS} <= documented | {"sweep"}
+    assert all(OPTIONS[group] for group in documented)
+
+
+@pytest.mark.parametrize("option", ALL_OPTIONS)
+def test_every_option_composes_and_fits_the_signatures_it_names(option: str) -> None:
+    config, group = compose([option]), option.partition("=")[0]
+    assert {"fer.augment.Augmentation", "lightning.pytorch.Trainer"} <= {node["_target_"] for node in targets(config)}
+    # Options of experiment, debug and sweep speak of the other groups.
+    for node in targets(config.get(group, config)):
+        # Raises TypeError for a key that the target does not take.
+        inspect.signature(get_object(node["_target_"])).bind_partial(**arguments(node))
+
+
+def test_a_key_that_the_target_does_not_take_is_found() -> None:
+    (node,) = targets(compose(["method=ce", "+method.lamda=5"]).method)
+    with pytest.raises(TypeError, match="lamda"):
+        inspect.signature(get_object(node["_target_"])).bind_partial(**arguments(node))
+
+
+@pytest.mark.parametrize("group", ["method", "backbone", "data", "noise", "augment"])
+def test_files_show_every_setting_of_what_they_name(group: str) -> None:
+    """``fer-train --cfg job`` and a run's config.yaml hold all that can be set, defaults included."""
+    for option in OPTIONS[group]:
+        for node in targets(compose([f"{group}={option}"])[group]):
+            parameters = inspect.signature(get_object(node["_target_"])).parameters.values()
+            settings = {parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY}
+            assert settings <= arguments(node).keys(), f"{group}/{option}.yaml"
+
+
+@pytest.mark.parametrize("method", OPTIONS["method"])
+def test_every_method_trains_on_two_batches_and_evaluates(method: str, overrides: list[str], tmp_path: Path) -> None:
+    short = [
+        "batch_size=8",
+        "trainer.max_epochs=1",
+        "+trainer.limit_train_batches=2",
+        "trainer.enable_progress_bar=false",
+    ]
+    config = resolve(compose([*overrides, f"method={method}", *short]), {**CHOICES, "method": method})
+    folder = RunFolder(tmp_path / "run")
+    folder.open(config, [])
+    result = experiment.train(config, folder)
+
+    checkpoint = torch.load(folder.last_checkpoint, map_location="cpu", weights_only=True)
+    settings = {key: value for key, value in config["method"].items() if key != "_target_"}
+    assert dict(checkpoint.get("hyper_parameters", {})) == settings
+    untrained = experiment.build(config, folder, for_training=False).method.state_dict()
+    for key in ("network.backbone.conv1.weight", "network.classifier.weight"):
+        assert not torch.equal(checkpoint["state_dict"][key], untrained[key])
+    (record,) = folder.records()
+    assert 0 < record["train/loss"] < float("inf") and 0 <= result["metrics"]["test/acc"] <= 1
+    tested = experiment.evaluate(config, folder)
+    assert tested == {key: record[key] for key in tested} and "test/macro_acc" in tested
+
+
+@pytest.mark.parametrize("name", OPTIONS["backbone"])
+def test_every_backbone_gives_the_map_that_its_file_promises(name: str) -> None:
+    config = compose([f"backbone={name}"])
+    size, edge = (224, 7) if "stem" in config.backbone else (64, 8)
     with torch.device("meta"):
-        network = instantiate(compose([f"backbone={backbone}"]).backbone)
-        features = network(torch.empty(2, 3, 64, 64))
-    assert features.shape[:2] == (2, network.num_features)
+        backbone = instantiate(config.backbone)
+        features = backbone(torch.empty(2, 3, size, size))
+    assert features.shape == (2, backbone.num_features, edge, edge)
+    assert backbone.name == name
 
 
 def test_augmentation_and_logger_can_be_switched_off(train: Train, tmp_path: Path) -> None:
@@ -82,16 +141,109 @@ def test_one_pass_trains_too(forward: str, train: Train, tmp_path: Path) -> None
     train(tmp_path / "run", f"method.forward={forward}", "method.erase=independent", "trainer.max_epochs=1")
 
 
-def test_experiments_hold_the_published_settings() -> None:
-    for method in ("eac", "ce"):
-        for backbone, rate in (("resnet18", 2e-4), ("resnet50", 1e-4), ("resnet50_vggface2", 1e-4)):
-            config = compose([f"experiment={method}_raf_db", f"backbone={backbone}"])
-            assert config.optim.optimizer._target_ == "torch.optim.Adam"
-            assert (config.optim.optimizer.lr, config.optim.optimizer.weight_decay) == (rate, 1e-4)
-            assert config.optim.scheduler.gamma == 0.9
-            assert (config.batch_size, config.trainer.max_epochs, config.augment.size) == (32, 60, 224)
-            assert config.trainer.precision == "32-true" and config.protocol == "last5"
-            assert OmegaConf.select(config, "method.lam") == (5.0 if method == "eac" else None)
+@pytest.mark.parametrize("backbone", PAPER_LR)
+@pytest.mark.parametrize("name", PAPER)
+def test_experiments_hold_the_published_values(name: str, backbone: str) -> None:
+    config = compose([f"experiment={name}", f"backbone={backbone}"])
+    weight = torch.nn.Parameter(torch.zeros(1))
+    optimizer = instantiate(config.optim.optimizer)([weight])
+    scheduler = instantiate(config.optim.scheduler)(optimizer)
+    assert type(optimizer) is torch.optim.Adam and type(scheduler) is torch.optim.lr_scheduler.ExponentialLR
+    assert optimizer.defaults["lr"] == PAPER_LR[backbone]
+    assert optimizer.defaults["weight_decay"] == 1e-4 and optimizer.defaults["betas"] == (0.9, 0.999)
+    assert not optimizer.defaults.get("decoupled_weight_decay") and scheduler.gamma == 0.9
+    assert (config.batch_size, config.trainer.max_epochs, config.trainer.precision) == (32, 60, "32-true")
+    assert (config.augment.size, config.protocol, config.train_samples) == (224, "last5", None)
+    assert (config.augment.pixel_noise_probability, config.augment.pixel_noise_variance) == (0.5, 30.0)
+    assert (config.augment.erase_probability, config.augment.erase_area) == (0.5, [0.02, 0.25])
+    assert config.data.reader._target_ == "fer.data.raf_db.read" and config.data.reader.expected == [12271, 3068]
+    if name.startswith("eac"):
+        assert (config.method._target_, config.method.lam) == ("fer.methods.eac.EAC", 5.0)
+        assert (config.method.erase, config.method.forward) == ("shared", "two_pass")
+    else:
+        assert config.method._target_ == "fer.methods.ce.CrossEntropy"
+
+
+def test_the_experiments_of_the_paper_use_resnet18_unless_told_otherwise() -> None:
+    for name in PAPER:
+        config = compose([f"experiment={name}"])
+        assert (config.backbone.depth, config.backbone.stem, config.optim.lr) == (18, "imagenet", PAPER_LR["resnet18"])
+
+
+def commands() -> list[str]:
+    """The ``fer-train`` commands in the comments of the configuration files, without what is said about them."""
+    text = "\n".join(file.read_text(encoding="utf-8") for file in CONFIG_FILES)
+    found = re.findall(r"^#.*?\bfer-train((?: (?:-m|[\w./~+]+=[^\s`]+))+)", text, flags=re.MULTILINE)
+    return sorted({command.strip() for command in found})
+
+
+@pytest.mark.parametrize("command", commands())
+def test_commands_in_comments_compose(command: str) -> None:
+    swept = "-m" in command.split()
+    overrides = [word for word in shlex.split(command) if word != "-m"]
+    # Of a sweep its first job.
+    compose([re.sub(r"=([^\[,]+),.*", r"=\1", override) if swept else override for override in overrides])
+
+
+def test_comments_show_commands() -> None:
+    assert len(commands()) >= 4
+
+
+@pytest.mark.parametrize("file", CONFIG_FILES, ids=lambda file: str(file.relative_to(CONFIG_DIR)))
+def test_files_name_no_path_of_a_machine(file: Path) -> None:
+    text = file.read_text(encoding="utf-8")
+    assert not MACHINE_PATH.findall(text)
+    for value in _strings(yaml.safe_load(text)):
+        assert not re.match(r"[/~\\]|[A-Za-z]:\\", value), f"{value}: make it relative, or take it from ${{oc.env:...}}"
+
+
+def _strings(value: Any) -> Iterator[str]:
+    if isinstance(value, dict):
+        value = value.values()
+    elif isinstance(value, str):
+        yield value
+        return
+    elif not isinstance(value, list):
+        return
+    for item in value:
+        yield from _strings(item)
+
+
+@pytest.mark.parametrize("line", ["# /home/me/raf", "root: /work/data", "x: ~/raf-basic", "y: C:\\raf", "(/tmp/x)"])
+def test_paths_of_a_machine_are_recognised(line: str) -> None:
+    assert MACHINE_PATH.search(line)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "said"),
+    [
+        (["--help"], 0, "method: .*eac"),
+        (["--cfg", "job"], 0, "fer.methods.eac.EAC"),
+        (["method.lamda=5"], 1, "method.lamda"),
+        (["bach_size=64"], 1, "bach_size"),
+        (["method=eca"], 1, "eca"),
+        (["seed=-1"], 2, "seed"),
+        (["noise=file"], 2, "noise.path"),
+        (["data=folder"], 2, "data.root"),
+    ],
+)
+def test_help_and_mistakes_are_answered_at_once_and_leave_no_folder(
+    arguments: list[str], status: int, said: str, tmp_path: Path
+) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT), "FER_CACHE": str(tmp_path / "cache")}
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run(
+        [sys.executable, "-m", "fer.train", *arguments],
+        cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert done.returncode == status
+    assert re.search(said, done.stderr if status else done.stdout)
+    assert "Traceback" not in done.stderr
+    # An empty outputs is what Hydra leaves where a job was refused.
+    assert not [path for path in tmp_path.rglob("*") if path != tmp_path / "outputs"]
+    # Processor time, which a busy machine does not stretch.
+    assert (after.ru_utime + after.ru_stime) - (before.ru_utime + before.ru_stime) < 5
 
 
 def test_a_misspelt_key_is_named() -> None:
@@ -116,7 +268,7 @@ def test_run_folders_are_named_by_content() -> None:
 def test_other_keys_are_appended_unless_they_cannot_change_a_result() -> None:
     folder = run_dir("optim.lr=0.1", "augment.size=32", "num_workers=2", "data.root=/a/b", "output_dir=out")
     assert folder == "out/demo/eac-tiny-symmetric0.3-lam5-augment.size@32-optim.lr@0.1/seed0"
-    assert run_dir("backbone.weights=/some/where/face.pth").endswith("-backbone.weights@face.pth/seed0")
+    assert run_dir("backbone.weights=face.pth").endswith("-backbone.weights@face.pth/seed0")
 
 
 def test_long_names_end_in_a_hash_that_tells_them_apart() -> None:

@@ -2,25 +2,47 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import shutil
 import site
 import subprocess
 import sys
+import tomllib
 import venv
 import zipfile
+from importlib import metadata
 from pathlib import Path
 
 import pytest
 from conftest import PROJECT
 
+import fer
+
+SCRIPTS = tomllib.loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["scripts"]
+# What lies about in a checkout that is worked with; none of it is for others.
+PRIVATE = [
+    "conf/local/default.yaml", "data/raf-basic/EmoLabel/list_patition_label.txt", "outputs/run/result.json",
+    "resnet18_msceleb.pth", "uv.lock", "notes.yaml",
+]  # fmt: skip
+
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel, built without fetching anything."""
-    pytest.importorskip("hatchling", reason="building needs hatchling: pip install -e '.[dev]'")
-    folder = tmp_path_factory.mktemp("wheel")
+    """The wheel of a checkout that is worked with, built without fetching anything."""
+    for module in ("hatchling", "pip"):
+        if importlib.util.find_spec(module) is None:
+            pytest.skip(f"building the wheel needs {module}: pip install pip -e '.[dev]'")
+    checkout, folder = tmp_path_factory.mktemp("checkout"), tmp_path_factory.mktemp("wheel")
+    for name in ("conf", "fer", "tests"):
+        shutil.copytree(PROJECT / name, checkout / name, ignore=shutil.ignore_patterns("__pycache__", "local"))
+    for name in ("pyproject.toml", "README.md", "LICENSE", ".gitignore"):
+        shutil.copy(PROJECT / name, checkout)
+    for name in PRIVATE:
+        (checkout / name).parent.mkdir(parents=True, exist_ok=True)
+        (checkout / name).write_text("seed: 1\n")
     command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--quiet"]
-    subprocess.run([*command, "--wheel-dir", str(folder), str(PROJECT)], check=True)
+    subprocess.run([*command, "--wheel-dir", str(folder), str(checkout)], check=True)
     (built,) = folder.glob("*.whl")
     return built
 
@@ -48,11 +70,13 @@ def run(program: Path, *arguments: str, cwd: Path) -> str:
 
 def test_wheel_holds_the_package_and_its_configuration_and_nothing_else(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
-        names = set(archive.namelist())
-    expected = {f"fer/conf/{file.relative_to(PROJECT / 'conf').as_posix()}" for file in _configuration()}
-    assert expected and expected <= names
-    assert {name.partition("/")[0] for name in names if ".dist-info/" not in name} == {"fer"}
-    assert {Path(name).suffix for name in names if ".dist-info/" not in name} == {".py", ".yaml"}
+        names = {name for name in archive.namelist() if ".dist-info/" not in name}
+        facts = {Path(name).name for name in archive.namelist() if ".dist-info/" in name}
+    expected = {file.relative_to(PROJECT).as_posix() for file in (PROJECT / "fer").rglob("*.py")}
+    expected |= {f"fer/conf/{file.relative_to(PROJECT / 'conf').as_posix()}" for file in _configuration()}
+    assert names >= expected, "missing"
+    assert names <= expected, "packed, but not part of the package: narrow down [tool.hatch.build.targets.wheel]"
+    assert {"METADATA", "LICENSE", "entry_points.txt"} <= facts
 
 
 def test_installed_program_composes_the_packaged_configuration(installed: Path, tmp_path: Path) -> None:
@@ -64,6 +88,28 @@ def test_installed_program_composes_the_packaged_configuration(installed: Path, 
     assert "lam: 5.0" in composed and "max_epochs: 60" in composed
     assert "check" in run(installed / "fer-data", "--help", cwd=tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("program", SCRIPTS)
+def test_installed_programs_give_help_from_any_folder(program: str, installed: Path, tmp_path: Path) -> None:
+    assert len(run(installed / program, "--help", cwd=tmp_path)) > 100
+    assert not list(tmp_path.iterdir())
+
+
+def test_installed_version_is_the_one_in_the_code(wheel: Path, installed: Path) -> None:
+    (packages,) = installed.parent.glob("lib/python3*/site-packages")
+    (found,) = metadata.distributions(name="fer", path=[str(packages)])
+    assert found.version == fer.__version__ and f"-{fer.__version__}-" in wheel.name
+    assert {entry.name: entry.value for entry in found.entry_points} == SCRIPTS
+
+
+@pytest.mark.slow
+def test_installed_program_trains_and_tests_again(installed: Path, overrides: list[str], tmp_path: Path) -> None:
+    run(installed / "fer-train", *overrides, "trainer.max_epochs=1", "output_dir=out", cwd=tmp_path)
+    (result,) = (tmp_path / "out").rglob("result.json")
+    cache = next(override for override in overrides if override.startswith("cache_dir="))
+    tested = run(installed / "fer-eval", f"run={result.parent}", cache, "accelerator=cpu", cwd=tmp_path)
+    assert "test/acc" in tested and "differs" not in tested
 
 
 def _configuration() -> list[Path]:

@@ -143,3 +143,9 @@ def test_killed_processes_resume_to_the_same_result(undisturbed: Path, overrides
     assert start().wait() == 0
     (folder,) = (path.parent for path in (tmp_path / "out").glob("**/seed0/result.json"))
     assert_same_outcome(folder, undisturbed)
+
+
+def test_a_run_whose_data_has_moved_is_still_the_same_run(undisturbed: Path, train: Train, shapes: Path) -> None:
+    moved = undisturbed.parent / "moved"
+    moved.symlink_to(shapes)
+    assert train(undisturbed, f"data.root={moved}") == RunFolder(undisturbed).result()

@@ -66,7 +66,7 @@ class EAC(Method):
         pixel_noise_on_second_view: bool | None = None,
         forward: Forward = "two_pass",
     ) -> None:
-        if not (math.isfinite(lam) and lam >= 0):
+        if not (isinstance(lam, int | float) and math.isfinite(lam) and lam >= 0):
             raise ValueError(f"method.lam is {lam}; it must be a number of 0 or more")
         if erase not in ERASE_RECIPES:
             raise ValueError(f"method.erase is {erase!r}; choose one of {', '.join(ERASE_RECIPES)}")
