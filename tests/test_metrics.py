@@ -93,10 +93,26 @@ def test_macro_accuracy_weighs_classes_and_accuracy_weighs_samples() -> None:
     assert summary["macro_acc"] == pytest.approx(1 / 2)
 
 
+def confident(share: float) -> Tensor:
+    """One prediction of the first class."""
+    return torch.tensor([[share] + [(1 - share) / (K - 1)] * (K - 1)])
+
+
+@pytest.mark.parametrize("edge", range(3, 15))
+def test_bins_are_fifteenths(edge: int) -> None:
+    below, above = (edge - 0.1) / 15, (edge + 0.1) / 15
+    # Right below the edge and wrong above it: in one bin the two errors would cancel.
+    summary = summary_of(torch.cat([confident(below), confident(above)]), [0, 1])
+    assert summary["ece"] == pytest.approx((1 - below) / 2 + above / 2, abs=1e-6)
+    # Wide apart within a bin they do.
+    above = (edge + 0.9) / 15
+    summary = summary_of(torch.cat([confident((edge + 0.1) / 15), confident(above)]), [0, 1])
+    assert summary["ece"] == pytest.approx(abs(1 - (edge + 0.1) / 15 - above) / 2, abs=1e-6)
+
+
 def test_a_confidence_of_one_shares_a_bin_with_what_is_just_below() -> None:
-    almost = torch.tensor([[0.95] + [0.05 / (K - 1)] * (K - 1)])
     # One certain and wrong, one almost certain and right: in one bin, |0.5 - 0.975|.
-    summary = summary_of(torch.cat([certain(1), almost]), [0, 0])
+    summary = summary_of(torch.cat([certain(1), confident(0.95)]), [0, 0])
     assert summary["ece"] == pytest.approx(0.475, abs=1e-6)
 
 
