@@ -209,7 +209,9 @@ def _strings(value: Any) -> Iterator[str]:
         yield from _strings(item)
 
 
-@pytest.mark.parametrize("line", ["# /home/me/raf", "root: /home/you/faces", "x: ~/raf-basic", "y: C:\\raf", "(/tmp/x)"])
+@pytest.mark.parametrize(
+    "line", ["# /home/me/raf", "root: /home/you/faces", "x: ~/raf-basic", "y: C:\\raf", "(/tmp/x)"]
+)
 def test_paths_of_a_machine_are_recognised(line: str) -> None:
     assert MACHINE_PATH.search(line)
 
