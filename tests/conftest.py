@@ -68,7 +68,7 @@ def overrides(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> list[st
         "data.store_size=32",
         f"cache_dir={tmp_path_factory.getbasetemp() / 'cache'}",
         "backbone=tiny",
-        "backbone.width=4",
+        "backbone.width=8",
         "augment.size=32",
         "noise=symmetric",
         "noise.ratio=0.3",

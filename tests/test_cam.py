@@ -18,7 +18,7 @@ CHANNELS_LAST = pytest.mark.parametrize("channels_last", [True, False])
 
 def network(channels_last: bool) -> FaceNetwork:
     torch.manual_seed(0)
-    built = FaceNetwork(tiny(width=4), 7, channels_last=channels_last)
+    built = FaceNetwork(tiny(width=8), 7, channels_last=channels_last)
     # A bias that is large against the CAM, so that a CAM holding it would be far off.
     torch.nn.init.uniform_(built.classifier.bias, 5, 10)
     return built

@@ -35,7 +35,7 @@ def build(method: Callable[..., Method] = EAC, *, channels_last: bool = True, **
     """A method in float64 whose initial weights are always the same."""
     torch.manual_seed(0)
     setting = Setting(
-        build_network=lambda: FaceNetwork(tiny(width=4), CLASSES, channels_last=channels_last),
+        build_network=lambda: FaceNetwork(tiny(width=8), CLASSES, channels_last=channels_last),
         augmentation=Augmentation(size=32),
         optimizer=functools.partial(torch.optim.Adam, lr=LR, weight_decay=WEIGHT_DECAY),
         scheduler=functools.partial(ExponentialLR, gamma=GAMMA),

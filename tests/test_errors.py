@@ -33,6 +33,7 @@ from fer.errors import UserError
         ("augment.pixel_noise_probability=1.5", "augment.pixel_noise_probability"),
         ("train_samples=1000000", "train_samples"),
         ("data.on_bad_image=ignore", "on_bad_image"),
+        ("backbone.width=4", "backbone.width"),
         ("backbone.weights=nowhere.pth", "nowhere.pth"),
         ("data.root=nowhere", "nowhere"),
         ("+method.lambda=5", "lambda"),

@@ -112,6 +112,6 @@ def test_a_finished_run_tested_again_gives_the_same_numbers(
 
 
 def test_training_reaches_the_truth_on_an_easy_task(train: Train, tmp_path: Path) -> None:
-    result = train(tmp_path / "run", "noise.ratio=0", "trainer.max_epochs=20", "method.lam=1", "backbone.width=8")
+    result = train(tmp_path / "run", "noise.ratio=0", "trainer.max_epochs=20", "method.lam=1")
     assert result["metrics"]["test/acc"] > 0.8
     assert "memorized" not in result["after_training"]

@@ -112,10 +112,18 @@ class MobileNetV2(mobilenetv2.MobileNetV2, Backbone):
 
 
 class TinyResNet(Backbone):
-    """Four basic blocks of 1, 2, 4 and 6 times ``width`` channels behind a 3x3 stem; strides of 8 in all."""
+    """Four basic blocks of 1, 2, 4 and 6 times ``width`` channels behind a 3x3 stem; strides of 8 in all.
+
+    Raises:
+        ConfigError: fewer than 8 channels.
+    """
 
     def __init__(self, width: int) -> None:
         super().__init__()
+        # On processors with AVX2 only, oneDNN's gradient of a strided 1x1 convolution of 2 to 7 channels in
+        # channels_last writes outside its memory (seen with torch 2.14).
+        if width < 8:
+            raise ConfigError(f"backbone.width={width}: give 8 or more")
         self.name = "tiny"
         self.num_features = 6 * width
         self.conv1 = nn.Conv2d(3, width, 3, stride=2, padding=1, bias=False)
@@ -203,6 +211,7 @@ def tiny(
     """A small ResNet for tests and demonstrations on a CPU, C = 6 * ``width``; 64 px give an 8x8 map.
 
     Raises:
+        ConfigError: ``width`` below 8.
         WeightsError: see ``load_backbone_weights``.
     """
     return _with_weights(TinyResNet(width), weights, allow_partial_weights, weights_sha256)
