@@ -20,7 +20,7 @@ import yaml
 
 from fer.errors import UserError
 
-State = Literal["new", "incomplete", "done"]
+State = Literal["new", "incomplete", "failed", "done"]
 
 _PACKAGES = ("fer", "torch", "torchvision", "lightning", "torchmetrics", "hydra-core", "omegaconf", "numpy", "pillow")
 
@@ -32,8 +32,9 @@ class RunFolderError(UserError):
 class RunFolder:
     """Paths and files of one run.
 
-    A folder is ``new`` (no configuration in it), ``incomplete`` or ``done`` (it holds ``result.json``, which is
-    written last). Files are replaced atomically; ``records.jsonl`` is appended to, a line per epoch.
+    A folder is ``new`` (no configuration in it), ``incomplete``, ``failed`` (it holds ``error.txt``) or ``done`` (it
+    holds ``result.json``, which is written last). Files are replaced atomically; ``records.jsonl`` is appended to, a
+    line per epoch.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -44,6 +45,7 @@ class RunFolder:
         self.records_file = self.path / "records.jsonl"
         self.result_file = self.path / "result.json"
         self.predictions_file = self.path / "predictions.csv"
+        self.error_file = self.path / "error.txt"
         self.log_file = self.path / "train.log"
         self.last_checkpoint = self.path / "checkpoints" / "last.ckpt"
         self.best_checkpoint = self.path / "checkpoints" / "best.ckpt"
@@ -52,6 +54,8 @@ class RunFolder:
     def state(self) -> State:
         if self.result_file.is_file():
             return "done"
+        if self.error_file.is_file():
+            return "failed"
         return "incomplete" if self.config_file.is_file() else "new"
 
     def open(self, config: Mapping[str, Any], unnamed_keys: Sequence[str]) -> State:
@@ -147,6 +151,19 @@ class RunFolder:
 
     def write_result(self, result: Mapping[str, Any]) -> None:
         write_json(self.result_file, result)
+
+    def error(self) -> str:
+        """What a failed run ended with, in one line."""
+        try:
+            lines = self.error_file.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        except OSError as error:
+            return f"{self.error_file} cannot be read: {error}"
+        return lines[0] if lines else "unknown error"
+
+    def write_error(self, summary: str, details: str) -> None:
+        """Make the run a failed one: its error in one line, then what helps to find the cause."""
+        with replacing(self.error_file) as stream:
+            stream.write(f"{summary}\n\n{details}")
 
     def write_stamp(self, facts: Mapping[str, Any]) -> None:
         write_json(self.stamp_file, {**provenance(), **facts})
