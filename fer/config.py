@@ -39,8 +39,8 @@ def run_name(root: Any) -> str:
     """``<method>-<backbone>-<noise><ratio>-lam<lambda>`` and every other key given on the command line.
 
     Keys that cannot change a result (``unnamed_keys``) stay out, and so does what ``run_group`` says. Of a path the
-    last part is shown. A name that does not show its values in full, or is longer than 120 characters, ends in a hash
-    of them.
+    last part is shown; of the data's own path it is all that counts, since data may be moved. A name that does not show
+    its values in full, or is longer than 120 characters, ends in a hash of them.
     """
     choices = root.hydra.runtime.choices
     ratio, lam = (OmegaConf.select(root, key) for key in ("noise.ratio", "method.lam"))
@@ -52,7 +52,7 @@ def run_name(root: Any) -> str:
     # "=" would have to be quoted in `fer-eval run=FOLDER`.
     given = [*fixed, *(f"{key}@{value}" for key, value in extra)]
     shown = [_plain(part) for part in fixed]
-    shown += [f"{_plain(key)}@{_plain(value.rstrip('/').rpartition('/')[2])}" for key, value in extra]
+    shown += [f"{_plain(key)}@{_plain(_last_part(value))}" for key, value in extra]
     name = "-".join(shown)
     if shown != given or len(name) > _MAX_NAME:
         digest = hashlib.sha256(json.dumps([fixed, extra]).encode()).hexdigest()
@@ -74,7 +74,9 @@ def _extra_overrides(root: Any) -> dict[str, str]:
     for override in overrides:
         key, _, value = override.lstrip("+").partition("=")
         changed = key.lstrip("~")
-        if key not in elsewhere and not any(changed == skip or changed.startswith(f"{skip}.") for skip in unnamed):
+        if key == "data.root":
+            extra[key] = _last_part(value)
+        elif key not in elsewhere and not any(changed == skip or changed.startswith(f"{skip}.") for skip in unnamed):
             extra[key] = value
     return extra
 
@@ -85,6 +87,10 @@ def _number(value: Any) -> str:
         return str(value)
     short = f"{value:g}"
     return short if float(short) == value else repr(value)
+
+
+def _last_part(path: str) -> str:
+    return path.rstrip("/").rpartition("/")[2]
 
 
 def _plain(text: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 
 class UserError(ValueError):
@@ -15,11 +16,27 @@ class ConfigError(UserError):
     """A configuration that cannot be run; the message names the key."""
 
 
+class RunFailed(Exception):
+    """A run that ended with an error; what helps to find the cause is in ``error.txt`` of its folder."""
+
+    def __init__(self, folder: Path, error: str) -> None:
+        super().__init__(folder, error)
+        self.folder = folder
+        self.error = error
+
+    def __str__(self) -> str:
+        return f"{self.error}\nThe traceback is in {self.folder / 'error.txt'}"
+
+
+class TrainingError(UserError):
+    """Training that went wrong on every rank alike and would do so again."""
+
+
 @contextmanager
 def reported(program: str) -> Iterator[None]:
-    """End the program with one clear message and exit status 2 on a ``UserError``; other errors pass through."""
+    """End the program with one clear message, and exit status 2 on a ``UserError`` or 1 on a ``RunFailed``."""
     try:
         yield
-    except UserError as error:
+    except (UserError, RunFailed) as error:
         print(f"{program}: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
+        raise SystemExit(2 if isinstance(error, UserError) else 1) from None

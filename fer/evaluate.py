@@ -35,7 +35,7 @@ def _evaluate(cfg: DictConfig) -> None:
 def _on_this_machine(config: dict[str, Any], cfg: DictConfig) -> dict[str, Any]:
     """The run's configuration with what may differ between machines."""
     config["cache_dir"] = cfg.cache_dir
-    config["trainer"] |= {"accelerator": cfg.accelerator, "devices": 1}
+    config["trainer"] |= {"accelerator": cfg.accelerator, "devices": 1, "num_nodes": 1}
     if cfg.batch_size is not None:
         config["batch_size"] = cfg.batch_size
     if cfg.data_root is not None:

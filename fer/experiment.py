@@ -15,6 +15,8 @@ import lightning.pytorch as L
 import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.strategies import DDPStrategy
 from torch import nn
 
 from fer import predictions
@@ -23,11 +25,13 @@ from fer.callbacks.run_writer import RunWriter
 from fer.callbacks.seeding import Seeding, seed_everything
 from fer.data.module import FaceDataModule
 from fer.data.noise import fingerprint
+from fer.devices import world_size
 from fer.errors import ConfigError, UserError
 from fer.methods.base import Method, Setting
+from fer.models.batch_norm import synchronise_statistics
 from fer.models.network import FaceNetwork
-from fer.results import run_result
-from fer.runs import RunFolder
+from fer.results import result_row, run_result
+from fer.runs import RunFolder, RunFolderError
 
 log = logging.getLogger(__name__)
 
@@ -60,15 +64,7 @@ def build(config: Config, folder: RunFolder, *, for_training: bool = True) -> Ex
         ConfigError: a value does not fit; the message names it.
         DatasetError: all faults of the data set.
     """
-    datamodule = _configured(
-        FaceDataModule,
-        read=_instantiate(config["data"]["reader"], _partial_=True),
-        noise=_instantiate(config["noise"]),
-        store_size=config["data"]["store_size"],
-        on_bad_image=config["data"]["on_bad_image"],
-        **{key: config[key] for key in _DATAMODULE_KEYS},
-    )
-    _configured(datamodule.setup)
+    datamodule = _build_datamodule(config)
     seed_everything(config["seed"])
     method = _build_method(config, datamodule, with_weights=for_training)
     if for_training:
@@ -78,8 +74,11 @@ def build(config: Config, folder: RunFolder, *, for_training: bool = True) -> Ex
     else:
         callbacks, logger = [], None
     on_terminal = config["trainer"]["enable_progress_bar"] and for_training and sys.stdout.isatty()
+    is_distributed = world_size(config["trainer"]) > 1
     trainer: L.Trainer = _instantiate(
         {**config["trainer"], "enable_progress_bar": on_terminal},
+        # Buffers hold what ranks have seen of their own samples; a broadcast at every step would overwrite it.
+        strategy=DDPStrategy(broadcast_buffers=False) if is_distributed else "auto",
         callbacks=callbacks + ([EpochBar()] if on_terminal else []),
         logger=logger or False,
         use_distributed_sampler=False,
@@ -89,32 +88,41 @@ def build(config: Config, folder: RunFolder, *, for_training: bool = True) -> Ex
         default_root_dir=folder.path,
     )
     datamodule.trainer = trainer
+    if is_distributed and config["sync_batchnorm"]:
+        _configured(synchronise_statistics, method, trainer.strategy.root_device)
     return Experiment(config, datamodule, method, trainer)
 
 
-def train(config: Config, folder: RunFolder) -> dict[str, Any]:
-    """Train or resume a run and test it; write everything its folder holds and return the result.
+def train(config: Config, folder: RunFolder) -> dict[str, Any] | None:
+    """Train or resume a run and test it; the first rank writes everything its folder holds and returns the result.
 
     Raises:
-        ConfigError, DatasetError, WeightsError: before any training.
+        ConfigError, DatasetError, WeightsError, RunFolderError: before any training.
+        TrainingError: a loss is not finite.
     """
     started = time.time()
     with _logging_to(folder.log_file):
         experiment = build(config, folder)
         trainer, method, datamodule = experiment.trainer, experiment.method, experiment.datamodule
         resume = folder.last_checkpoint if folder.last_checkpoint.is_file() else None
+        if resume is not None:
+            _check_data(datamodule, folder)
         if trainer.is_global_zero:
             _write_inputs(experiment, folder, resumed=resume is not None)
         trainer.fit(method, datamodule=datamodule, ckpt_path=resume, weights_only=True)
         test = _test(experiment, folder)
         predicted = predictions.predict(trainer, method, datamodule)
+        if not trainer.is_global_zero:
+            return None
         memorised = predictions.memorisation(datamodule.train, predicted["train"])
         result = run_result(config, folder.records(), test, memorised)
         result["seconds"] = time.time() - started
-        if trainer.is_global_zero:
-            columns = predictions.header(predicted, method.class_names)
-            folder.write_table(folder.predictions_file, columns, predictions.rows(predicted, datamodule))
-            folder.write_result(result)
+        columns = predictions.header(predicted, method.class_names)
+        folder.write_table(folder.predictions_file, columns, predictions.rows(predicted, datamodule))
+        for logger in trainer.loggers:
+            logger.log_hyperparams(*result_row(config, result))
+            logger.finalize("success")
+        folder.write_result(result)
     return result
 
 
@@ -123,6 +131,28 @@ def evaluate(config: Config, folder: RunFolder) -> dict[str, float]:
     experiment = build(config, folder, for_training=False)
     checkpoint = folder.best_checkpoint if config["protocol"] == "holdout" else folder.last_checkpoint
     return _test_checkpoint(experiment, checkpoint)
+
+
+def check_data(config: Config, folder: RunFolder) -> None:
+    """Compare the images and given labels of a configuration with those that a run was trained on.
+
+    Raises:
+        DatasetError: all faults of the data set.
+        RunFolderError: they are others.
+    """
+    _check_data(_build_datamodule(config), folder)
+
+
+def _check_data(datamodule: FaceDataModule, folder: RunFolder) -> None:
+    for what, kept, now in (
+        ("images", folder.stamp()["data"]["images"], datamodule.store.content_fingerprint),
+        ("labels", folder.stamp()["labels"]["fingerprint"], fingerprint(datamodule.train.given)),
+    ):
+        if kept != now:
+            raise RunFolderError(
+                f"{folder.path} holds a run on other {what} than those in {datamodule.table.root}; choose another "
+                "folder with output_dir=, or restore the data"
+            )
 
 
 def _test(experiment: Experiment, folder: RunFolder) -> dict[str, float] | None:
@@ -140,6 +170,19 @@ def _test_checkpoint(experiment: Experiment, checkpoint: Path) -> dict[str, floa
     experiment.method.evaluation_name = "test"
     experiment.trainer.validate(experiment.method, experiment.datamodule.test_dataloader(), verbose=False)
     return {k: v for k, v in experiment.method.epoch_record.items() if k.startswith("test/")}
+
+
+def _build_datamodule(config: Config) -> FaceDataModule:
+    datamodule = _configured(
+        FaceDataModule,
+        read=_instantiate(config["data"]["reader"], _partial_=True),
+        noise=_instantiate(config["noise"]),
+        store_size=config["data"]["store_size"],
+        on_bad_image=config["data"]["on_bad_image"],
+        **{key: config[key] for key in _DATAMODULE_KEYS},
+    )
+    _configured(datamodule.setup)
+    return datamodule
 
 
 def _build_method(config: Config, datamodule: FaceDataModule, *, with_weights: bool) -> Method:
@@ -190,7 +233,7 @@ def _configured(call: Callable[..., T], *arguments: Any, **keywords: Any) -> T:
         return call(*arguments, **keywords)
     except UserError:
         raise
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, MisconfigurationException) as error:
         raise ConfigError(str(error)) from error
 
 

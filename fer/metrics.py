@@ -37,8 +37,8 @@ class EvaluationMetrics(Metric):
         confidence, predicted = probabilities.double().max(1)
         pairs = torch.bincount(labels * self.num_classes + predicted, minlength=self.num_classes**2)
         self.confusion += pairs.view_as(self.confusion)
-        # A softmax that saturates at 1 belongs to the last bin.
-        bins = (confidence * CALIBRATION_BINS).long().clamp(max=CALIBRATION_BINS - 1)
+        # A softmax that saturates at 1 belongs to the last bin; NaN, which no index can be made of, shows in the sums.
+        bins = (confidence.nan_to_num() * CALIBRATION_BINS).long().clamp(max=CALIBRATION_BINS - 1)
         values = torch.stack([torch.ones_like(confidence), confidence, (predicted == labels).double()])
         self.calibration.index_add_(1, bins, values)
 

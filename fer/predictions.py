@@ -7,7 +7,7 @@ from typing import Any
 
 import lightning.pytorch as L
 import torch
-from torch import Tensor
+from torch import Tensor, distributed
 
 from fer.data.module import FaceDataModule, FaceDataset
 from fer.methods.base import Method
@@ -17,15 +17,24 @@ SplitPredictions = Mapping[str, Tensor]
 
 
 def predict(trainer: L.Trainer, method: Method, datamodule: FaceDataModule) -> dict[str, SplitPredictions]:
-    """Outputs on the test and on the whole training split, without augmentation."""
+    """Outputs of all ranks on the test and on the whole training split, without augmentation."""
     loaders = {"test": datamodule.test_dataloader(), "train": datamodule.train_in_order_dataloader()}
     predictions: dict[str, SplitPredictions] = {}
     for split, loader in loaders.items():
-        batches: Any = trainer.predict(method, loader)
-        joined = {key: torch.cat([batch[key].cpu() for batch in batches]) for key in batches[0]}
+        outputs: Any = trainer.predict(method, loader)
+        batches = _from_all_ranks([{key: values.cpu() for key, values in batch.items()} for batch in outputs])
+        joined = {key: torch.cat([batch[key] for batch in batches]) for key in batches[0]}
         order = joined.pop("index").argsort()
         predictions[split] = {key: values[order] for key, values in joined.items()}
     return predictions
+
+
+def _from_all_ranks(batches: list[dict[str, Tensor]]) -> list[dict[str, Tensor]]:
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return batches
+    gathered: list[list[dict[str, Tensor]]] = [[]] * distributed.get_world_size()
+    distributed.all_gather_object(gathered, batches)
+    return [batch for rank in gathered for batch in rank]
 
 
 def header(predictions: Mapping[str, SplitPredictions], class_names: tuple[str, ...]) -> list[str]:

@@ -52,6 +52,22 @@ def run_result(
     return result
 
 
+def result_row(config: Mapping[str, Any], result: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, float]]:
+    """A run in a table of runs: its few settings that matter, and its result under ``result/<metric>``."""
+    settings = {
+        **{key: result["choices"][key] for key in ("method", "backbone", "data", "noise")},
+        "noise_ratio": result["noise_ratio"],
+        "lambda": result["lam"],
+        "lr": config["optim"]["lr"],
+        "batch_size": config["batch_size"],
+        "epochs": result["epochs"],
+        "protocol": result["protocol"],
+        "seed": result["seed"],
+    }
+    metrics = {name.removeprefix("test/"): value for name, value in result["metrics"].items() if "recall/" not in name}
+    return settings, {f"result/{name}": value for name, value in {**metrics, **result["after_training"]}.items()}
+
+
 def mean_of(records: Sequence[Record]) -> dict[str, float]:
     """Mean of every test metric over epochs."""
     names = _with_prefix(records[0], "test/")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import fcntl
 import json
 import os
 import platform
@@ -47,6 +48,7 @@ class RunFolder:
         self.predictions_file = self.path / "predictions.csv"
         self.error_file = self.path / "error.txt"
         self.log_file = self.path / "train.log"
+        self.lock_file = self.path / ".lock"
         self.last_checkpoint = self.path / "checkpoints" / "last.ckpt"
         self.best_checkpoint = self.path / "checkpoints" / "best.ckpt"
 
@@ -65,13 +67,12 @@ class RunFolder:
             RunFolderError: it belongs to another configuration (the message shows the difference), or cannot be
                 written to.
         """
-        state = self.state
         try:
-            if state == "new":
+            if not self.config_file.is_file():
                 self.path.mkdir(parents=True, exist_ok=True)
                 with replacing(self.config_file) as stream:
                     yaml.safe_dump(dict(config), stream, sort_keys=False)
-                return state
+                return "new"
         except OSError as error:
             raise RunFolderError(
                 f"cannot write to {self.path} ({error.strerror}); choose another folder with output_dir="
@@ -83,11 +84,31 @@ class RunFolder:
                 f"{self.path} holds a run with another configuration:\n{shown}\n"
                 "Choose another folder with output_dir=, give the folder's values, or remove the folder."
             )
-        return state
+        return self.state
+
+    @contextmanager
+    def locked(self, patience: float = 20.0) -> Iterator[None]:
+        """Be the only process that writes here. The system takes the lock off a process that ends, however it ends.
+
+        Raises:
+            RunFolderError: another process still holds the folder after ``patience`` seconds.
+        """
+        deadline = time.monotonic() + patience
+        with self.lock_file.open("w") as lock:
+            while True:
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if time.monotonic() > deadline:
+                        raise RunFolderError(f"another process is training in {self.path}; wait for it") from None
+                    time.sleep(0.1)
+            yield
 
     def discard(self) -> None:
         """Remove what a run that could not start has written, and the folder if nothing else is in it."""
-        for file in (self.config_file, self.stamp_file, self.noise_file, self.records_file, self.log_file):
+        written = (self.config_file, self.stamp_file, self.noise_file, self.records_file, self.log_file, self.lock_file)
+        for file in written:
             file.unlink(missing_ok=True)
         shutil.rmtree(self.path / "tensorboard", ignore_errors=True)
         # Of the folders above, those that this run has made are empty by now; rmdir leaves all others alone.
@@ -141,16 +162,13 @@ class RunFolder:
         Raises:
             RunFolderError: the run is not finished, or the file cannot be read.
         """
-        try:
-            result: dict[str, Any] = json.loads(self.result_file.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise RunFolderError(f"{self.path} holds no finished run; run its command again to resume it") from None
-        except (OSError, ValueError) as error:
-            raise RunFolderError(f"{self.result_file} cannot be read: {error}") from error
-        return result
+        if not self.result_file.is_file():
+            raise RunFolderError(f"{self.path} holds no finished run; run its command again to resume it")
+        return self._read_json(self.result_file)
 
     def write_result(self, result: Mapping[str, Any]) -> None:
         write_json(self.result_file, result)
+        self.error_file.unlink(missing_ok=True)
 
     def error(self) -> str:
         """What a failed run ended with, in one line."""
@@ -160,13 +178,21 @@ class RunFolder:
             return f"{self.error_file} cannot be read: {error}"
         return lines[0] if lines else "unknown error"
 
-    def write_error(self, summary: str, details: str) -> None:
-        """Make the run a failed one: its error in one line, then what helps to find the cause."""
-        with replacing(self.error_file) as stream:
-            stream.write(f"{summary}\n\n{details}")
+    def add_error(self, summary: str, details: str) -> None:
+        """Make the run a failed one. The first error of a command comes first; every rank may add its own."""
+        with self.error_file.open("a", encoding="utf-8") as stream:
+            stream.write(f"{summary}\n{details}\n")
 
     def write_stamp(self, facts: Mapping[str, Any]) -> None:
         write_json(self.stamp_file, {**provenance(), **facts})
+
+    def stamp(self) -> dict[str, Any]:
+        """What ``stamp.json`` holds.
+
+        Raises:
+            RunFolderError: it is missing or cannot be read.
+        """
+        return self._read_json(self.stamp_file)
 
     def write_table(self, path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
         """Write a CSV file of the folder."""
@@ -174,6 +200,13 @@ class RunFolder:
             writer = csv.writer(stream, lineterminator="\n")
             writer.writerow(header)
             writer.writerows(rows)
+
+    def _read_json(self, path: Path) -> dict[str, Any]:
+        try:
+            content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise RunFolderError(f"{path} cannot be read: {error}") from error
+        return content
 
 
 @contextmanager

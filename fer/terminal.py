@@ -15,11 +15,16 @@ _KNOWN_HARMLESS = (
     # Raised inside Lightning, about torch.
     ".*isinstance\\(treespec, LeafSpec\\).*",
     ".*Checkpoint directory .* exists and is not empty.*",
+    # The metrics that are logged are the same on every rank.
+    ".*sync_dist=True.*",
+    # Its successor does not do the same yet, and is not in all versions.
+    ".*`broadcast_buffers` is deprecated.*",
 )
 # Lightning sets the level of its top-level loggers when it is imported, but not of these.
 _CHATTY = (
     "lightning.pytorch.utilities.rank_zero",
     "lightning.fabric.utilities.rank_zero",
+    "lightning.fabric.utilities.distributed",
     "lightning.pytorch.trainer.connectors.checkpoint_connector",
 )
 

@@ -1,31 +1,38 @@
-"""fer-train: compose a configuration and train what it describes."""
+"""fer-train: compose a configuration and train what it describes; with -m, every job of a sweep."""
 
 from __future__ import annotations
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from fer import launch, report
+from fer import launch, report, sweep
 from fer.config import CONFIG_DIR
 from fer.errors import reported
 from fer.terminal import log_to_terminal
 
 
 @hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name="train")
-def _train(cfg: DictConfig) -> float:
-    """Train one job; Hydra calls it once per job of a sweep."""
+def _train(cfg: DictConfig) -> float | None:
+    """Train one job, or the next one of a sweep; the test accuracy is for sweepers that search."""
     log_to_terminal()
-    runtime = HydraConfig.get().runtime
+    hydra_config = HydraConfig.get()
+    path, choices = hydra_config.runtime.output_dir, hydra_config.runtime.choices
+    if hydra_config.mode == RunMode.MULTIRUN:
+        return sweep.run_job(cfg, path, choices)
     with reported("fer-train"):
-        result = launch.run(cfg, runtime.output_dir, runtime.choices)
-        report.print_run(runtime.output_dir, result)
+        result = launch.run(cfg, path, choices)
+    if result is None:
+        return None
+    report.print_run(path, result)
     return float(result["metrics"]["test/acc"])
 
 
 def main() -> None:
-    """Exit status 0; 1 when a run fails; 2 for a configuration, data or folder that cannot be used."""
-    _train()
+    """Exit status 0; 1 when a run fails; 2 for what cannot be used as it is; 130 after Ctrl-C."""
+    with sweep.summarised():
+        _train()
 
 
 if __name__ == "__main__":

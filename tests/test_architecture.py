@@ -18,14 +18,15 @@ from conftest import PROJECT
 # From the top. A module imports from the rows below its own and from its own package, which counts as one.
 LAYERS = (
     ("train", "evaluate", "data.cli"),
-    ("report", "launch", "config"),
+    ("report", "sweep"),
+    ("launch", "config"),
     ("experiment",),
     ("predictions", "callbacks"),
     ("methods", "data"),
-    ("models", "augment", "metrics", "results", "runs"),
+    ("models", "augment", "metrics", "results", "runs", "devices"),
     ("batch", "cam", "errors", "terminal"),
 )
-MAY_KNOW_HYDRA = {"train", "evaluate", "data.cli", "launch", "config", "experiment"}
+MAY_KNOW_HYDRA = {"train", "evaluate", "data.cli", "sweep", "launch", "config", "experiment"}
 # Everything else in fer.data works on files and arrays, so that the data tools start at once.
 DATA_MAY_KNOW_TORCH = {"fer.data.module", "fer.data.samplers"}
 SLOW_TO_IMPORT = {"torch", "torchvision", "torchmetrics", "lightning", "tensorboard"}

@@ -53,7 +53,7 @@ def test_a_method_a_backbone_and_a_data_set_are_a_file_and_a_yaml_each(
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     (result,) = (tmp_path / "outputs" / "csv_table").glob("label_smoothing-densenet121-none-*/seed0/result.json")
-    assert "method.share@0.2" in str(result)
+    assert "method.share" in str(result)
     (data / "train" / "bar" / "000.png").unlink()
     done = subprocess.run(
         [*command, "seed=1"], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,8 +23,8 @@ from fer.runs import RunFolder
 EPOCHS = 3
 
 
-class PowerCut(RuntimeError):
-    pass
+class PowerCut(BaseException):
+    """No error that the program could record."""
 
 
 class CutPower(L.Callback):
@@ -149,3 +150,17 @@ def test_a_run_whose_data_has_moved_is_still_the_same_run(undisturbed: Path, tra
     moved = undisturbed.parent / "moved"
     moved.symlink_to(shapes)
     assert train(undisturbed, f"data.root={moved}") == RunFolder(undisturbed).result()
+
+
+def test_other_data_under_the_same_name_is_not_taken_for_the_run(
+    undisturbed: Path, train: Train, shapes: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(shapes, other)
+    shutil.copy(other / "test" / "bar" / "000.png", other / "test" / "bar" / "001.png")
+    with pytest.raises(UserError, match="other images"):
+        train(undisturbed, f"data.root={other}")
+    (undisturbed / "result.json").unlink()
+    with pytest.raises(UserError, match="other images"):
+        train(undisturbed, f"data.root={other}")
+    train(undisturbed)

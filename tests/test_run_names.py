@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from fer.config import CONFIG_DIR, run_name
 
-UNNAMED = ["output_dir", "cache_dir", "data.root", "logger", "trainer.devices"]
+UNNAMED = ["output_dir", "cache_dir", "data.root", "logger", "trainer.accelerator"]
 LONG = ["+optim.optimizer.betas=[0.8,0.95]", "augment.erase_aspect=[0.25,4.0]", "+trainer.gradient_clip_val=0.125"]
 
 
@@ -70,7 +70,10 @@ def root_with(overrides: Sequence[str], ratio: object = 0.3, lam: object = 5.0) 
         ("data=raf_db noise=class_dependent backbone=tiny", "raf_db/eac-tiny-class_dependent-lam5/seed0"),
         ("experiment=eac_raf_db", "eac_raf_db/eac-resnet18-none-lam5/seed0"),
         ("experiment=eac_raf_db method=ce", "eac_raf_db/ce-resnet18-none/seed0"),
-        ("experiment=eac_raf_db data=folder data.root=x", "eac_raf_db/eac-resnet18-none-lam5-data@folder/seed0"),
+        (
+            "experiment=eac_raf_db data=folder data.root=x",
+            "eac_raf_db/eac-resnet18-none-lam5-data@folder-data.root@x/seed0",
+        ),
     ],
 )
 def test_folder_says_group_method_backbone_noise_lam_and_seed(overrides: str, expected: str) -> None:
@@ -85,8 +88,8 @@ def test_other_overrides_are_appended_in_sorted_order() -> None:
 
 def test_what_cannot_change_a_result_is_not_in_the_name() -> None:
     unnamed = [
-        "trainer.devices=2", "trainer.accelerator=cpu", "trainer.enable_progress_bar=false", "num_workers=3",
-        "trainer.log_every_n_steps=1", "cache_dir=/somewhere", "data.root=/some/where", "logger=none",
+        "trainer.accelerator=cpu", "trainer.enable_progress_bar=false", "num_workers=3",
+        "trainer.log_every_n_steps=1", "cache_dir=/somewhere", "launch.max_restarts=3", "logger=none",
         "+callbacks.extra._target_=some.Callback", "hydra.job.name=other",
     ]  # fmt: skip
     assert run_dir("data=raf_db", *unnamed) == "raf_db/eac-resnet18-none-lam5/seed0"
@@ -101,6 +104,12 @@ def test_paths_are_shown_by_their_last_part_and_told_apart() -> None:
     assert (
         run_dir("data=raf_db", "backbone.weights=w.pth") == "raf_db/eac-resnet18-none-lam5-backbone.weights@w.pth/seed0"
     )
+
+
+def test_data_is_known_by_the_name_of_its_folder() -> None:
+    here, moved, other = (run_dir("data=raf_db", f"data.root={path}") for path in ("/a/faces/", "b/faces", "/a/others"))
+    assert here == moved == "raf_db/eac-resnet18-none-lam5-data.root@faces/seed0"
+    assert other == "raf_db/eac-resnet18-none-lam5-data.root@others/seed0"
 
 
 def test_long_names_are_cut_and_stay_the_same_between_processes(tmp_path: Path) -> None:
@@ -139,7 +148,7 @@ def test_different_overrides_never_share_a_name(values: dict[str, str], key: str
 def test_order_plus_signs_unnamed_and_overruled_values_do_not_matter(values: dict[str, str], random: Random) -> None:
     name = run_name(root_with(as_overrides(values)))
     shuffled = [f"{random.choice(['', '+', '++'])}{override}" for override in as_overrides(values)]
-    shuffled += ["trainer.devices=4", "logger=none", "data.root=/else/where", "seed=9"]
+    shuffled += ["trainer.accelerator=cpu", "logger=none", "output_dir=/else/where", "seed=9"]
     random.shuffle(shuffled)
     overruled = [f"{key}=overruled" for key in values]
     assert run_name(root_with([*overruled, *shuffled])) == name

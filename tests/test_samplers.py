@@ -27,25 +27,29 @@ def steps(rows: Rows, batch_size: int, seed: int | None, epoch: int, rank: int =
 
 
 @settings(max_examples=40, deadline=None)
-@given(ROWS, SHARES, WORLDS, SHUFFLE_SEEDS, EPOCHS)
-def test_every_row_comes_once_over_all_ranks(rows: Rows, share: int, world: int, seed: int | None, epoch: int) -> None:
-    ranks = [steps(rows, share * world, seed, epoch, rank, world) for rank in range(world)]
+@given(ROWS, SHARES, WORLDS, EPOCHS)
+def test_every_row_is_evaluated_once_over_all_ranks(rows: Rows, share: int, world: int, epoch: int) -> None:
+    ranks = [steps(rows, share * world, None, epoch, rank, world) for rank in range(world)]
     drawn = [row for rank in ranks for step in rank for row in step]
     assert sorted(drawn) == sorted(rows.tolist())
     assert all(type(row) is int for row in drawn)
+    assert all(step for rank in ranks for step in rank), "nobody is handed an empty batch"
 
 
 @settings(max_examples=40, deadline=None)
-@given(ROWS, SHARES, WORLDS, SHUFFLE_SEEDS, EPOCHS)
-def test_ranks_together_see_in_each_step_what_one_device_sees(
-    rows: Rows, share: int, world: int, seed: int | None, epoch: int
+@given(ROWS.filter(lambda rows: len(rows) >= 8), SHARES, WORLDS, st.integers(0, 2**40), EPOCHS)
+def test_ranks_together_see_in_each_training_step_what_one_device_sees(
+    rows: Rows, share: int, world: int, seed: int, epoch: int
 ) -> None:
     ranks = [steps(rows, share * world, seed, epoch, rank, world) for rank in range(world)]
     alone = steps(rows, share * world, seed, epoch)
+    assert all(len(step) == share * world for step in alone[:-1])
+    if len(alone[-1]) < world:
+        alone.pop()  # too few for every rank
     for one_device, *shares in zip(alone, *ranks, strict=True):
         assert sorted(row for part in shares for row in part) == sorted(one_device)
+        assert all(shares), "every rank takes part in every step"
         assert max(map(len, shares)) - min(map(len, shares)) <= 1, "no rank has more to do than another"
-    assert all(len(step) == share * world for step in alone[:-1])
 
 
 @settings(max_examples=40, deadline=None)
@@ -53,6 +57,8 @@ def test_ranks_together_see_in_each_step_what_one_device_sees(
 def test_the_order_follows_from_seed_and_epoch_alone(
     rows: Rows, batch_size: int, other_size: int, seed: int | None, epoch: int
 ) -> None:
+    if not len(rows):
+        seed = None  # nothing to train on
     order = [row for step in steps(rows, batch_size, seed, epoch) for row in step]
     assert order == [row for step in steps(rows, other_size, seed, epoch) for row in step]
     if seed is None:

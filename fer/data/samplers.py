@@ -14,10 +14,18 @@ class RankBatches(Sampler[list[int]]):
     """Splits ``rows`` into batches of ``batch_size`` over all ranks and gives each rank its share of every batch.
 
     Rank r takes every ``world_size``-th sample of each batch, so the union over ranks of a step is what one device
-    would see. ``shuffle_seed=None`` keeps the order of the rows.
+    would see. A last batch of fewer samples than ranks is left out of training, where every rank must take part in
+    every step; in evaluation the ranks without a share skip it.
+
+    Args:
+        rows: what to draw from.
+        batch_size: total over all ranks.
+        shuffle_seed: order for training; ``None`` keeps the order of the rows, for evaluation.
+        rank, world_size: this process among all.
 
     Raises:
-        ValueError: the batch size does not divide evenly among the ranks.
+        ValueError: the batch size does not divide evenly among the ranks, or there are fewer samples to train on than
+            ranks.
     """
 
     def __init__(
@@ -28,6 +36,8 @@ class RankBatches(Sampler[list[int]]):
                 f"batch_size={batch_size} is the total over all devices and must divide evenly among {world_size}; "
                 f"choose a multiple of {world_size}"
             )
+        if shuffle_seed is not None and len(rows) < world_size:
+            raise ValueError(f"{len(rows)} training samples are too few for {world_size} devices")
         self.rows = rows
         self.batch_size = batch_size
         self.shuffle_seed = shuffle_seed
@@ -43,8 +53,10 @@ class RankBatches(Sampler[list[int]]):
         rows = self.rows
         if self.shuffle_seed is not None:
             rows = np.random.default_rng([self.shuffle_seed, self.epoch]).permutation(rows)
-        for start in range(0, len(rows), self.batch_size):
+        for start in range(0, len(self) * self.batch_size, self.batch_size):
             yield rows[start : start + self.batch_size][self.rank :: self.world_size].tolist()
 
     def __len__(self) -> int:
-        return -(-len(self.rows) // self.batch_size)
+        whole, rest = divmod(len(self.rows), self.batch_size)
+        needed = self.rank + 1 if self.shuffle_seed is None else self.world_size
+        return whole + (rest >= needed)

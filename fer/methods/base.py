@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
 import lightning.pytorch as L
+import torch
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 from torch.optim import Optimizer
@@ -14,7 +16,9 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from fer.augment import Augmentation
 from fer.batch import Batch
+from fer.errors import TrainingError
 from fer.metrics import EvaluationMetrics, TrainingStatistics
+from fer.models.batch_norm import share_statistics
 from fer.models.network import FaceNetwork
 
 
@@ -49,7 +53,8 @@ class Method(L.LightningModule):
     """A way to train. A subclass states ``views`` and writes ``loss``.
 
     Its constructor takes the setting and, keyword-only, plain Python values: these are saved as hyper-parameters.
-    State that follows samples is a registered buffer of length N indexed by ``batch.index``.
+    State that follows samples is a registered buffer of length N indexed by ``batch.index``; under DDP every rank
+    has its own copy and sees its own samples.
     """
 
     views: ClassVar[int] = 1
@@ -108,7 +113,7 @@ class Method(L.LightningModule):
         if self.logger is not None and step % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             values = {f"step/{name}": float(value.detach()) for name, value in parts.items()}
             self.logger.log_metrics(values, step=step)
-        return loss.total
+        return loss.total if self.trainer.world_size == 1 else loss.total * self._share_of_step(len(batch.label))
 
     def on_train_epoch_start(self) -> None:
         self.training_statistics.reset()
@@ -123,6 +128,8 @@ class Method(L.LightningModule):
         self.evaluation_metrics.update(self(batch.image).softmax(1), batch.label)
 
     def on_validation_epoch_start(self) -> None:
+        if self.trainer.world_size > 1:
+            share_statistics(self)
         self.evaluation_metrics.reset()
 
     def on_validation_epoch_end(self) -> None:
@@ -134,11 +141,27 @@ class Method(L.LightningModule):
         assert isinstance(batch.image, Tensor)
         return {"index": batch.index, "probabilities": self(batch.image).softmax(1).float()}
 
+    def _share_of_step(self, samples: int) -> Tensor:
+        """What makes DDP's mean over ranks of losses the mean over samples, where ranks hold different numbers."""
+        everywhere = self._sum_over_ranks(torch.tensor(float(samples), device=self.device))
+        return samples * self.trainer.world_size / everywhere
+
     def _sum_over_ranks(self, values: Tensor) -> Tensor:
         summed = self.trainer.strategy.reduce(values, reduce_op="sum")
         assert isinstance(summed, Tensor)
         return summed
 
     def _record(self, values: dict[str, float]) -> None:
+        """Add metrics of the epoch, which are the same on every rank.
+
+        Raises:
+            TrainingError: one is not finite, so that every later epoch would be in vain.
+        """
+        for name, value in values.items():
+            if not math.isfinite(value):
+                raise TrainingError(
+                    f"{name} is {value} in epoch {self.current_epoch + 1}: training has diverged; "
+                    "try a smaller optim.lr, or trainer.precision=32-true"
+                )
         self.epoch_record.update(values)
         self.log_dict(values, logger=False)

@@ -1,13 +1,29 @@
-"""BatchNorm that keeps the views of a joint batch apart."""
+"""BatchNorm whose statistics are those of one view of a joint batch, or of the batch over all ranks."""
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
-Module = TypeVar("Module", bound=nn.Module)
+
+class _SumOverRanks(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, value: Tensor) -> Tensor:
+        total = value.clone()
+        distributed.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        return sum_over_ranks(gradients[0])
+
+
+def sum_over_ranks(value: Tensor) -> Tensor:
+    """Sum of every rank's tensor; its gradient is the sum of every rank's gradient."""
+    total: Tensor = _SumOverRanks.apply(value)
+    return total
 
 
 class PerViewBatchNorm2d(nn.BatchNorm2d):
@@ -30,9 +46,77 @@ class PerViewBatchNorm2d(nn.BatchNorm2d):
         return normalised.contiguous(memory_format=torch.channels_last) if channels_last else normalised
 
 
-def keep_views_apart(module: Module) -> Module:
+class SyncedBatchNorm2d(nn.BatchNorm2d):
+    """In training, normalises by the statistics of the batch over all ranks, as one device would.
+
+    For the CPU, where torch's own does not work. State-dict keys equal ``nn.BatchNorm2d``'s.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Input (B, C, H, W); ranks may hold different B."""
+        if not self.training:
+            return super().forward(input)
+        assert self.running_mean is not None and self.running_var is not None
+        assert self.num_batches_tracked is not None and self.momentum is not None
+        x = input.to(self.running_mean.dtype)  # bfloat16 has too few digits to sum in
+        sums = torch.cat([x.sum((0, 2, 3)), x.new_full((1,), x.numel() / x.shape[1])])
+        sums, count = sum_over_ranks(sums).tensor_split([-1])
+        mean = sums / count
+        x = x - mean[:, None, None]
+        variance = sum_over_ranks(x.square().sum((0, 2, 3))) / count
+        with torch.no_grad():
+            self.num_batches_tracked += 1
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(variance * (count / (count - 1)), self.momentum)
+        scale = self.weight * torch.rsqrt(variance + self.eps)
+        return torch.addcmul(self.bias[:, None, None], x, scale[:, None, None]).to(input.dtype)
+
+
+class SyncedPerViewBatchNorm2d(PerViewBatchNorm2d, SyncedBatchNorm2d):
+    """Both: each view by its own statistics over all ranks."""
+
+
+class GpuSyncedBatchNorm2d(nn.SyncBatchNorm):
+    """torch's own, over all ranks."""
+
+    process_group = None
+
+
+class GpuSyncedPerViewBatchNorm2d(PerViewBatchNorm2d, GpuSyncedBatchNorm2d):
+    """Each view by its own statistics over all ranks."""
+
+
+_Classes = dict[type[nn.Module], type[nn.Module]]
+_SYNCED: _Classes = {nn.BatchNorm2d: SyncedBatchNorm2d, PerViewBatchNorm2d: SyncedPerViewBatchNorm2d}
+_GPU_SYNCED: _Classes = {nn.BatchNorm2d: GpuSyncedBatchNorm2d, PerViewBatchNorm2d: GpuSyncedPerViewBatchNorm2d}
+
+
+def keep_views_apart(module: nn.Module) -> None:
     """Turn every ``nn.BatchNorm2d`` inside ``module`` into a ``PerViewBatchNorm2d``, in place."""
     for child in module.modules():
         if type(child) is nn.BatchNorm2d:
             child.__class__ = PerViewBatchNorm2d
-    return module
+
+
+def synchronise_statistics(module: nn.Module, device: torch.device) -> None:
+    """Make every BatchNorm inside ``module``, which will train on ``device``, normalise by the batch over all ranks.
+
+    Raises:
+        TypeError: a BatchNorm that is not two-dimensional.
+    """
+    synced = _SYNCED if device.type == "cpu" else _GPU_SYNCED
+    for child in module.modules():
+        if type(child) in synced:
+            child.__class__ = synced[type(child)]
+        elif isinstance(child, nn.modules.batchnorm._BatchNorm):
+            raise TypeError(
+                f"{type(child).__name__} cannot be synchronised; use nn.BatchNorm2d or sync_batchnorm=false"
+            )
+
+
+def share_statistics(module: nn.Module) -> None:
+    """Give every rank the running statistics of rank 0, which differ where BatchNorm is not synchronised."""
+    for child in module.modules():
+        if isinstance(child, nn.modules.batchnorm._BatchNorm):
+            for statistics in child.buffers(recurse=False):
+                distributed.broadcast(statistics, src=0)

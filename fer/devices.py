@@ -1,0 +1,46 @@
+"""How many devices a configuration asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from fer.errors import ConfigError
+
+
+def devices_per_node(trainer: Mapping[str, Any]) -> int:
+    """Devices, and so ranks, on each machine.
+
+    Args:
+        trainer: the resolved ``trainer`` group. ``devices`` is a number, a list of indices, or ``-1`` or ``auto`` for
+            every GPU.
+
+    Raises:
+        ConfigError: something else.
+    """
+    devices = trainer["devices"]
+    if devices in (-1, "auto"):
+        return _visible_gpus() if trainer["accelerator"] in ("auto", "gpu", "cuda") else 1
+    if isinstance(devices, list) and devices and all(isinstance(index, int) for index in devices):
+        return len(devices)
+    if isinstance(devices, int) and not isinstance(devices, bool) and devices >= 1:
+        return devices
+    raise ConfigError(f"trainer.devices is {devices!r}; give a number of 1 or more, a list of indices, or auto")
+
+
+def world_size(trainer: Mapping[str, Any]) -> int:
+    """Ranks on all machines.
+
+    Raises:
+        ConfigError: ``devices`` or ``num_nodes`` is no number of 1 or more.
+    """
+    nodes = trainer["num_nodes"]
+    if not isinstance(nodes, int) or isinstance(nodes, bool) or nodes < 1:
+        raise ConfigError(f"trainer.num_nodes is {nodes!r}; it must be a whole number of 1 or more")
+    return nodes * devices_per_node(trainer)
+
+
+def _visible_gpus() -> int:
+    import torch  # seconds of imports, for this one question only
+
+    return max(1, torch.cuda.device_count())

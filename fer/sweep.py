@@ -1,0 +1,175 @@
+"""What a sweep adds to its jobs: a plan that is checked before anything starts, and a summary at the end."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import math
+import os
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra import compose
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig
+
+from fer import launch
+from fer.errors import ConfigError, RunFailed, UserError, reported
+from fer.runs import RunFolder, State
+from fer.terminal import log_to_terminal
+
+log = logging.getLogger(__name__)
+
+_OUTCOMES = ("done", "skipped", "resumed", "failed", "not finished")
+_BASIC_SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
+
+
+@dataclass(frozen=True)
+class Job:
+    """A job before the sweep starts."""
+
+    overrides: tuple[str, ...]
+    folder: RunFolder
+    state: State
+    resumes: bool
+
+    @property
+    def outcome(self) -> str:
+        """By now: ``done``, ``skipped``, ``resumed``, ``failed`` or ``not finished``."""
+        now = self.folder.state
+        if now == "done":
+            return "skipped" if self.state == "done" else "resumed" if self.resumes else "done"
+        return "failed" if now == "failed" else "not finished"
+
+
+class SweepWatch(Callback):
+    """Hydra tells it of a sweep before the first job."""
+
+    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        log_to_terminal()
+        with reported("fer-train"):
+            _sweeps.append(Sweep(config))
+
+
+class Sweep:
+    """The jobs of a command line.
+
+    A sweeper that chooses its jobs as it goes, such as Optuna's, has no plan: its jobs are those whose folders have
+    changed since the start.
+
+    Raises:
+        ConfigError: jobs would share a folder, or processes for ranks exist already.
+    """
+
+    def __init__(self, config: DictConfig) -> None:
+        if launch.ranks_exist():
+            raise ConfigError(
+                "torchrun and srun start one job; start a sweep without them, its jobs start their own ranks"
+            )
+        self.started = time.time()
+        self.folder = Path(config.hydra.sweep.dir)
+        self.jobs = list(_planned(config)) if config.hydra.sweeper._target_ == _BASIC_SWEEPER else None
+        if self.jobs is not None:
+            _check_folders(self.jobs)
+            waiting = sum(job.state != "done" for job in self.jobs)
+            log.info("%d jobs, %d of them finished already", len(self.jobs), len(self.jobs) - waiting)
+
+    def summary(self) -> tuple[str, bool]:
+        """Lines for the terminal, and whether every job is done."""
+        jobs = self.jobs if self.jobs is not None else self._changed()
+        by_outcome: dict[str, list[Job]] = defaultdict(list)
+        for job in jobs:
+            by_outcome[job.outcome].append(job)
+        counts = (
+            f"{len(by_outcome[name])} {name}" for name in ("done", "skipped", "resumed", "failed", "not finished")
+        )
+        lines = [f"{len(jobs)} jobs: {', '.join(text for text in counts if not text.startswith('0 '))}"]
+        for job in by_outcome["failed"]:
+            lines += [f"  failed  {job.folder.path}", f"          {job.folder.error()}"]
+        group = os.path.commonpath([job.folder.path.parent.parent for job in jobs]) if jobs else self.folder
+        lines.append(f"Table and plots  fer-report {group}")
+        return "\n".join(lines), not by_outcome["failed"] and not by_outcome["not finished"]
+
+    def _changed(self) -> list[Job]:
+        files = self.folder.glob("**/config.yaml")
+        found = (file.parent for file in files if file.stat().st_mtime >= self.started)
+        return [Job((), RunFolder(path), "new", False) for path in sorted(found)]
+
+
+_sweeps: list[Sweep] = []
+"""The sweep of this process, if it runs one."""
+
+
+@contextmanager
+def summarised() -> Iterator[None]:
+    """Print a sweep's summary when it ends, however it ends.
+
+    Raises:
+        SystemExit: status 1 where a job is not done, 130 after Ctrl-C.
+    """
+    status: object = 0
+    try:
+        yield
+    except KeyboardInterrupt:
+        status = 130
+        print("\ninterrupted; the same command goes on from here", file=sys.stderr)
+    except SystemExit as stop:
+        status = stop.code
+    if _sweeps:
+        text, is_complete = _sweeps.pop().summary()
+        print(text)
+        status = status or int(not is_complete)
+    if status:
+        raise SystemExit(status)
+
+
+def run_job(cfg: DictConfig, path: str, choices: Mapping[str, str | None]) -> float:
+    """Run one job of a sweep: its test accuracy, or NaN when it failed, which the others do not suffer from."""
+    try:
+        result = launch.run(cfg, path, choices, is_sweep_job=True)
+    except (UserError, RunFailed) as error:
+        log.error("failed: %s", error)
+        return math.nan
+    assert result is not None
+    accuracy = float(result["metrics"]["test/acc"])
+    log.info("%s: test/acc %.4f", path, accuracy)
+    return accuracy
+
+
+def _planned(config: DictConfig) -> Iterator[Job]:
+    """The jobs that Hydra's basic sweeper will run, composed as it composes them."""
+    given = [f"{key}={value}" for key, value in (config.hydra.sweeper.params or {}).items()]
+    given += [str(override) for override in config.hydra.overrides.task]
+    values: dict[str, list[str]] = {}
+    for override in OverridesParser.create().parse_overrides(given):
+        key = override.get_key_element()
+        if override.is_sweep_override() and override.is_discrete_sweep():
+            values[key] = [f"{key}={value}" for value in override.sweep_string_iterator()]
+        else:
+            values[key] = [f"{key}={override.get_value_element_as_str()}"]
+    for overrides in itertools.product(*values.values()):
+        job = compose(config.hydra.job.config_name, [*overrides], return_hydra_config=True)
+        folder = RunFolder(Path(job.hydra.sweep.dir) / job.hydra.sweep.subdir)
+        yield Job(overrides, folder, folder.state, folder.last_checkpoint.is_file())
+
+
+def _check_folders(jobs: Sequence[Job]) -> None:
+    by_path: dict[Path, list[Job]] = defaultdict(list)
+    for job in jobs:
+        by_path[job.folder.path].append(job)
+    for path, sharing in by_path.items():
+        if len(sharing) > 1:
+            different = sorted(set(sharing[0].overrides) ^ set(sharing[1].overrides))
+            keys = sorted({override.partition("=")[0] for override in different})
+            raise ConfigError(
+                f"{len(sharing)} jobs would share the folder {path}, whose name "
+                + (f"does not hold {', '.join(keys)} ({', '.join(different)})" if keys else "is the same for all")
+                + "; give each value in a command of its own, with another output_dir="
+            )
