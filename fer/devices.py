@@ -20,7 +20,7 @@ def devices_per_node(trainer: Mapping[str, Any]) -> int:
     """
     devices = trainer["devices"]
     if devices in (-1, "auto"):
-        return _visible_gpus() if trainer["accelerator"] in ("auto", "gpu", "cuda") else 1
+        return max(1, _visible_gpus()) if trainer["accelerator"] in ("auto", "gpu", "cuda") else 1
     if isinstance(devices, list) and devices and all(isinstance(index, int) for index in devices):
         return len(devices)
     if isinstance(devices, int) and not isinstance(devices, bool) and devices >= 1:
@@ -40,7 +40,12 @@ def world_size(trainer: Mapping[str, Any]) -> int:
     return nodes * devices_per_node(trainer)
 
 
-def _visible_gpus() -> int:
-    import torch  # seconds of imports, for this one question only
+def has_gpus() -> bool:
+    """Whether this machine has a GPU that torch can use."""
+    return _visible_gpus() > 0
 
-    return max(1, torch.cuda.device_count())
+
+def _visible_gpus() -> int:
+    import torch  # seconds of imports, for this question only
+
+    return torch.cuda.device_count()
