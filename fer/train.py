@@ -6,9 +6,10 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from fer import launch, report
+from fer import launch
 from fer.config import CONFIG_DIR
 from fer.errors import reported
+from fer.reporting.run_summary import print_run
 from fer.terminal import log_to_terminal
 
 
@@ -19,7 +20,7 @@ def _train(cfg: DictConfig) -> float:
     runtime = HydraConfig.get().runtime
     with reported("fer-train"):
         result = launch.run(cfg, runtime.output_dir, runtime.choices)
-        report.print_run(runtime.output_dir, result)
+        print_run(runtime.output_dir, result)
     return float(result["metrics"]["test/acc"])
 
 
