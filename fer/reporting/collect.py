@@ -42,9 +42,8 @@ class Run:
     @property
     def identity(self) -> frozenset[tuple[str, Hashable]]:
         """What two runs share if one repeats the other."""
-        return frozenset(
-            (key, value) for key, value in self.settings.items() if value is not None and key in {*self.named, "seed"}
-        )
+        keys = self.named | {"seed"}
+        return frozenset((key, self.settings[key]) for key in keys if self.settings[key] is not None)
 
 
 @dataclass

@@ -55,7 +55,7 @@ def _markdown_grid(grid: Grid) -> str:
 
 
 def _markdown(text: str) -> str:
-    text = html_text.escape(text, quote=False).replace("\n", " ")
+    text = html_text.escape(" ".join(text.split()), quote=False)
     return re.sub(r"[\\`*|]|(?<!\w)_|_(?!\w)", r"\\\g<0>", text)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fer.errors import UserError
-from fer.reporting.table import Spread, Table, Values, spread
+from fer.reporting.table import Cell, Spread, Table, Values, spread
 from fer.reporting.wording import labelled, metric_name
 
 if TYPE_CHECKING:
@@ -24,6 +24,9 @@ _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 _LINES = ("-", "--", ":", "-.")
 _OVER = {"noise.ratio": "share of wrong labels (noise.ratio)", "method.lam": "lambda (method.lam)"}
+_MOST_MARKERS = 12
+# Inches that a legend entry takes, without its text and for each character of it.
+_HANDLE, _CHARACTER = 0.8, 0.09
 _CURVES = ("test/acc", "train/memorized")
 
 
@@ -64,11 +67,11 @@ def _figures(table: Table) -> Iterator[tuple[str, Figure]]:
     for key, label in _OVER.items():
         panel = _accuracy_over(table, key)
         if panel:
-            yield f"accuracy_over_{key.replace('.', '_')}", _figure({"": panel}, label, "test/acc", markers=True)
+            yield f"accuracy_over_{key.replace('.', '_')}", _figure({"": panel}, label, "test/acc", [*panel])
     for metric in _CURVES:
-        panels = _learning_curves(table, metric)
+        panels, labels = _learning_curves(table, metric)
         if panels:
-            yield f"{metric.replace('/', '_')}_by_epoch", _figure(panels, "epoch", metric, markers=False)
+            yield f"{metric.replace('/', '_')}_by_epoch", _figure(panels, "epoch", metric, labels)
 
 
 def _accuracy_over(table: Table, key: str) -> Panel:
@@ -81,80 +84,87 @@ def _accuracy_over(table: Table, key: str) -> Panel:
         position, accuracy = cell.settings.get(key), cell.spread("test/acc")
         if isinstance(position, int | float) and accuracy:
             found[tuple(cell.settings.get(other) for other in keys)][float(position)] = accuracy
-    return _labelled_curves(keys, {values: curve for values, curve in found.items() if len(curve) > 1})
+    curves = {values: curve for values, curve in found.items() if len(curve) > 1}
+    labels = _labels(keys, [*curves])
+    return {labels[values]: curve for values, curve in curves.items()}
 
 
-def _learning_curves(table: Table, metric: str) -> dict[str, Panel]:
-    """A panel for each column of the table, a curve for each of its rows; epochs from 1."""
-    panels = {}
+def _learning_curves(table: Table, metric: str) -> tuple[dict[str, Panel], list[str]]:
+    """A panel for each column of the table, a curve for each of its rows, epochs from 1; and the rows' labels."""
+    found = {place: _by_epoch(cell, metric) for place, cell in table.cells.items()}
+    curves = {place: curve for place, curve in found.items() if len(curve) > 1}
+    labels = _labels(table.row_keys, [row for row in table.rows if any(row == other for other, _ in curves)])
+    panels: dict[str, Panel] = defaultdict(dict)
     for column in table.columns:
-        found = {row: _by_epoch(table, row, column, metric) for row in table.rows}
-        panel = _labelled_curves(table.row_keys, {row: curve for row, curve in found.items() if len(curve) > 1})
-        if panel:
-            panels[_label(table.column_keys, column)] = panel
-    return panels
+        for row in labels:
+            if (row, column) in curves:
+                panels[_label(table.column_keys, column)][labels[row]] = curves[row, column]
+    return panels, [*labels.values()]
 
 
-def _by_epoch(table: Table, row: Values, column: Values, metric: str) -> Curve:
-    cell = table.cells.get((row, column))
+def _by_epoch(cell: Cell, metric: str) -> Curve:
     values: dict[float, list[float]] = defaultdict(list)
-    for run in cell.runs if cell else ():
+    for run in cell.runs:
         for record in run.records:
             if metric in record:
                 values[record["epoch"] + 1].append(100 * record[metric])
     return {epoch: spread(shares) for epoch, shares in values.items()}
 
 
-def _labelled_curves(keys: Sequence[str], curves: Mapping[Values, Curve]) -> Panel:
-    """Label curves with the values in which they differ, or with the first where there is one curve only."""
+def _labels(keys: Sequence[str], curves: Sequence[Values]) -> dict[Values, str]:
+    """What tells curves apart: the values in which they differ; the first value where there is one curve only."""
     differing = [i for i in range(len(keys)) if len({values[i] for values in curves}) > 1] or [0]
-    return {_label([keys[i] for i in differing], [values[i] for i in differing]): curves[values] for values in curves}
+    return {values: _label([keys[i] for i in differing], [values[i] for i in differing]) for values in curves}
 
 
 def _label(keys: Sequence[str], values: Sequence[Hashable]) -> str:
     return ", ".join(labelled(key, value) for key, value in zip(keys, values, strict=True) if value is not None)
 
 
-def _figure(panels: Mapping[str, Panel], x_label: str, metric: str, *, markers: bool) -> Figure:
+def _figure(panels: Mapping[str, Panel], x_label: str, metric: str, labels: Sequence[str]) -> Figure:
     from matplotlib.figure import Figure
 
-    columns = min(len(panels), 3)
+    columns = 2 if len(panels) == 4 else min(len(panels), 3)
     rows = -(-len(panels) // columns)
-    figure = Figure(figsize=(max(5.6, 3.7 * columns), 3.3 * rows + 0.7), layout="constrained")
+    width = max(5.6, 3.7 * columns)
+    figure = Figure(figsize=(width, 3.2 * rows + 0.8), layout="constrained")
     grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
-    labels = list(dict.fromkeys(label for panel in panels.values() for label in panel))
-    handles: dict[str, Any] = {}
-    for axes, (title, panel) in zip(grid.flat, panels.items(), strict=False):
+    handles = {}
+    for place, (axes, (title, panel)) in enumerate(zip(grid.flat, panels.items(), strict=False)):
         axes.set_title(title, fontsize="medium")
         for label, curve in panel.items():
-            handles[label] = _draw_curve(axes, curve, labels.index(label), markers=markers)
+            handles[label] = _draw_curve(axes, curve, labels.index(label))
+        if place % columns == 0:
+            axes.set_ylabel(f"{metric_name(metric)}, %")
+        if place + columns >= len(panels):
+            axes.set_xlabel(x_label)
+            axes.tick_params(labelbottom=True)
     for axes in grid.flat[len(panels) :]:
         axes.set_axis_off()
-    figure.supxlabel(x_label, fontsize="medium")
-    figure.supylabel(f"{metric_name(metric)}, %", fontsize="medium")
-    shown = [label for label in labels if label in handles]
     figure.legend(
-        [handles[label] for label in shown],
+        [handles[label] for label in labels],
         # matplotlib leaves entries that begin with an underscore out of legends.
-        [f" {label}" if label.startswith("_") else label for label in shown],
+        [f" {label}" if label.startswith("_") else label for label in labels],
         loc="outside lower center",
-        ncols=2 if max(map(len, shown)) > 25 else min(len(shown), 4),
+        ncols=max(1, int(width / (_HANDLE + _CHARACTER * max(map(len, labels))))),
         frameon=False,
     )
     return figure
 
 
-def _draw_curve(axes: Axes, curve: Curve, number: int, *, markers: bool) -> Any:
+def _draw_curve(axes: Axes, curve: Curve, number: int) -> Any:
     xs = sorted(curve)
     colour = _COLOURS[number % len(_COLOURS)]
+    is_sparse = len(xs) <= _MOST_MARKERS
     (line,) = axes.plot(
         xs,
         [curve[x].mean for x in xs],
         color=colour,
         linestyle=_LINES[number // len(_COLOURS) % len(_LINES)],
-        marker=_MARKERS[number % len(_MARKERS)] if markers else None,
+        marker=_MARKERS[number % len(_MARKERS)] if is_sparse else None,
         gid=f"curve-{number}",
     )
+    axes.locator_params(axis="x", integer=all(float(x).is_integer() for x in xs))
     low = [curve[x].mean - (curve[x].sd or 0) for x in xs]
     high = [curve[x].mean + (curve[x].sd or 0) for x in xs]
     axes.fill_between(xs, low, high, color=colour, alpha=0.2, linewidth=0)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from fer.errors import UserError
-from fer.reporting.collect import Run
 from fer.reporting.table import Cell, Table, Values
 from fer.reporting.wording import matches
 
@@ -79,22 +78,22 @@ def _paired_cells(ours: Cell, baseline: Cell | None, metric: str, key: str, test
     values, reference = ours.by_seed(metric), baseline.by_seed(metric)
     seeds = [seed for seed in values if seed in reference]
     found = paired([values[seed] - reference[seed] for seed in seeds], test)
-    unequal = _further_differences(ours.runs[0], baseline.runs[0], key)
-    remarks = [found.remark] if found.remark else []
-    if unequal:
-        remarks.append(f"differing too: {', '.join(unequal)}")
-    return found._replace(remark="; ".join(remarks))
+    unequal = _further_differences(ours, baseline, key)
+    remarks = [found.remark, f"differing too: {', '.join(unequal)}" if unequal else ""]
+    return found._replace(remark="; ".join(filter(None, remarks)))
 
 
-def _further_differences(run: Run, other: Run, key: str) -> list[str]:
-    def value(of: Run, name: str) -> Hashable:
-        return None if of.settings.get(name) == of.seed else of.settings.get(name)
-
-    return [
+def _further_differences(ours: Cell, baseline: Cell, key: str) -> list[str]:
+    """Keys outside of ``key`` in which runs of the same seed differ."""
+    counterparts = {run.seed: run for run in baseline.runs}
+    pairs = [(run, counterparts[run.seed]) for run in ours.runs if run.seed in counterparts]
+    return sorted({
         name
-        for name in sorted(run.named | other.named)
-        if name != key and not name.startswith(f"{key}.") and value(run, name) != value(other, name)
-    ]
+        for run, counterpart in pairs
+        for name in run.named | counterpart.named
+        if name != key and not name.startswith(f"{key}.")
+        and run.settings.get(name) != counterpart.settings.get(name)
+    })  # fmt: skip
 
 
 def paired(differences: Sequence[float], test: Test) -> Paired:
@@ -122,4 +121,4 @@ def paired(differences: Sequence[float], test: Test) -> Paired:
         return Paired(n, mean, interval, float(stats.ttest_1samp(differences, 0).pvalue), "")
     # Rounded, because ranks must not depend on the last bit.
     p = float(stats.wilcoxon([round(difference, 9) for difference in differences]).pvalue)
-    return Paired(n, mean, interval, p, f"least p possible {2 ** (1 - n):.2g}" if n < 8 else "")
+    return Paired(n, mean, interval, p, f"least p possible {2 ** (1 - n):.3g}" if n < 8 else "")

@@ -110,14 +110,14 @@ def arrange(runs: Sequence[Run], rows: Sequence[str] = (), columns: Sequence[str
 def _differing_keys(runs: Sequence[Run]) -> list[str]:
     """Keys with several values that make a run another run; groups first, then as the configuration has them.
 
-    A key that equals the seed in every run, such as ``noise.seed=${seed}``, is part of the repetition.
+    Another seed that equals the run's in every run, as with ``noise.seed=${seed}``, is part of the repetition.
     """
     keys = dict.fromkeys([*_GROUPS, *_NOISE, *(key for run in runs for key in run.settings if key in run.named)])
     return [
         key
         for key in keys
         if len({run.settings.get(key) for run in runs}) > 1
-        and not all(run.settings.get(key) == run.seed for run in runs)
+        and not (key.endswith(".seed") and all(run.settings.get(key) == run.seed for run in runs))
     ]
 
 
