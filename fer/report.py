@@ -10,9 +10,8 @@ from pathlib import Path
 from fer.errors import UserError, reported
 
 _SUFFIXES = {".csv": "csv", ".tex": "latex", ".html": "html", ".md": "markdown"}
-_SHORT_METRICS = ["test/acc", "test/macro_acc", "memorized", "recovered"]
-# More columns than these make the default table of all short metrics too wide.
-_MOST_COLUMNS = 2
+# Shown by default where each takes one column.
+_SIDE_BY_SIDE = ["test/acc", "test/macro_acc", "memorized", "recovered"]
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -31,9 +30,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def report(options: argparse.Namespace) -> str:
     """The text of a report; draws the plots on the way."""
-    from fer.reporting import formats
     from fer.reporting.collect import collect
     from fer.reporting.document import Document, comparison_grid, notes, results_grid
+    from fer.reporting.formats import RENDERERS
     from fer.reporting.long_form import long_form
     from fer.reporting.plots import draw
     from fer.reporting.published import series_beside
@@ -42,17 +41,16 @@ def report(options: argparse.Namespace) -> str:
 
     found = collect(options.folders, options.where)
     table = arrange(found.runs, options.rows, options.cols)
-    metrics = options.metric or (_SHORT_METRICS if len(table.columns) <= _MOST_COLUMNS else _SHORT_METRICS[:1])
+    metrics = options.metric or (_SIDE_BY_SIDE if len(table.columns) == 1 else ["test/acc"])
     known = {metric for run in table.runs for metric in run.metrics}
     for metric in options.metric:
         if known and metric not in known:
             raise UserError(f"no finished run has the metric {metric!r}; there are {', '.join(sorted(known))}")
     series = series_beside(table, "test/acc") if options.published and "test/acc" in metrics else []
-    comparisons = [
-        comparison
-        for metric in (options.metric or ["test/acc"] if options.against else ())
-        for comparison in compare(table, metric, options.against, options.test)
-    ]
+    comparisons = []
+    if options.against:
+        for metric in options.metric or ["test/acc"]:
+            comparisons += compare(table, metric, options.against, options.test)
     remarks = notes(table, metrics, series, found.faults, compared=bool(comparisons))
     figures = draw(table, options.plots) if options.plots else []
     chosen = options.format or _default_format(options.output)
@@ -62,13 +60,7 @@ def report(options: argparse.Namespace) -> str:
     grids = [results_grid(table, metrics, series)]
     if comparisons:
         grids.append(comparison_grid(table, comparisons, options.against, options.test))
-    render = {
-        "terminal": formats.terminal,
-        "markdown": formats.markdown,
-        "latex": formats.latex,
-        "html": formats.html,
-    }
-    return render[chosen](Document(grids, remarks, figures))
+    return RENDERERS[chosen](Document(grids, remarks, figures))
 
 
 def _default_format(output: Path | None) -> str:

@@ -74,10 +74,10 @@ def collect(folders: Iterable[Path], conditions: Iterable[str] = ()) -> Collecti
             found.faults.append(f"left out: {error}")
     everything = found.runs
     for condition in conditions:
-        found.runs = [run for run in found.runs if _fulfils(run, condition, everything)]
+        found.runs = _fulfilling(condition, found.runs, everything)
     if not found.runs:
         reasons = "".join(f"\n  {fault}" for fault in found.faults)
-        where = " with " + " and ".join(conditions) if everything else ""
+        where = f" with {' and '.join(conditions)}" if everything else ""
         raise UserError(f"no run under {', '.join(map(str, folders))}{where}{reasons}")
     found.runs = list(_without_repetitions(found))
     return found
@@ -96,11 +96,11 @@ def check_keys(keys: Iterable[str], runs: Sequence[Run]) -> None:
 
 def _read(folder: RunFolder, faults: list[str]) -> Run:
     config = folder.config()
-    if not config.keys() >= {"choices", "protocol", "seed", "unnamed_keys"}:
+    choices, unnamed = config.pop("choices", None), config.get("unnamed_keys")
+    if not (isinstance(choices, dict) and isinstance(unnamed, list) and {"protocol", "seed"} <= config.keys()):
         raise UserError(f"{folder.config_file} is no run's: it lacks choices, protocol, seed or unnamed_keys")
-    choices = config.pop("choices")
     settings = dict(_flattened(config)) | dict(_flattened(choices))
-    outside = (*config["unnamed_keys"], *_PRESETS, "seed")
+    outside = (*unnamed, *_PRESETS, "seed")
     state = folder.state
     result = folder.result() if state == "done" else None
     return Run(
@@ -119,7 +119,7 @@ def _flattened(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[st
         if isinstance(value, Mapping) and value:
             yield from _flattened(value, f"{prefix}{name}.")
         else:
-            yield f"{prefix}{name}", json.dumps(value) if isinstance(value, list | Mapping) else value
+            yield f"{prefix}{name}", json.dumps(value, default=str) if isinstance(value, list | Mapping) else value
 
 
 def _is_below(key: str, stems: Iterable[str]) -> bool:
@@ -139,7 +139,7 @@ def _metrics(folder: RunFolder, result: Mapping[str, Any]) -> dict[str, float]:
 def _records(folder: RunFolder, result: Mapping[str, Any], faults: list[str]) -> list[dict[str, Any]]:
     """The records of a finished run if there is one for every epoch, else none and a fault."""
     try:
-        records = [record for record in folder.records() if isinstance(record, dict)]
+        records = [record for record in folder.records() if isinstance(record, dict) and "epoch" in record]
     except (OSError, UnicodeDecodeError) as error:
         faults.append(f"without learning curve: {folder.records_file} cannot be read: {error}")
         return []
@@ -150,12 +150,14 @@ def _records(folder: RunFolder, result: Mapping[str, Any], faults: list[str]) ->
     return records
 
 
-def _fulfils(run: Run, condition: str, everything: Sequence[Run]) -> bool:
-    key, equals, values = condition.partition("=")
+def _fulfilling(condition: str, runs: Sequence[Run], everything: Sequence[Run]) -> list[Run]:
+    key, equals, text = condition.partition("=")
     if not equals:
         raise UserError(f"--where {condition} must be key=value or key=value,value")
-    check_keys([key], everything)
-    return any(matches(run.settings.get(key), value) for value in (values, *values.split(",")))
+    if everything:
+        check_keys([key], everything)
+    values = (text, *text.split(","))  # whole as well, for lists
+    return [run for run in runs if any(matches(run.settings.get(key), value) for value in values)]
 
 
 def _without_repetitions(found: Collection) -> Iterator[Run]:

@@ -122,3 +122,6 @@ def _html_grid(grid: Grid) -> str:
 def _html_figure(path: Path) -> str:
     data = base64.b64encode(path.read_bytes()).decode()
     return f'<figure><img alt="{html_text.escape(path.stem)}" src="data:image/svg+xml;base64,{data}"></figure>'
+
+
+RENDERERS = {"terminal": terminal, "markdown": markdown, "latex": latex, "html": html}

@@ -77,8 +77,8 @@ def _figures(table: Table) -> Iterator[tuple[str, Figure]]:
 def _accuracy_over(table: Table, key: str) -> Panel:
     """A curve for each set of settings that several values of ``key`` were run with."""
     keys = [other for other in (*table.row_keys, *table.column_keys) if other != key]
-    if key == "noise.ratio" and len({cell.settings["noise"] for cell in table.cells.values()} - {"none"}) <= 1:
-        keys = [other for other in keys if other != "noise"]  # none is then the curve's point at 0
+    if key == "noise.ratio" and _has_one_kind_of_noise(table):
+        keys = [other for other in keys if other != "noise"]
     found: dict[Values, Curve] = defaultdict(dict)
     for cell in table.cells.values():
         position, accuracy = cell.settings.get(key), cell.spread("test/acc")
@@ -87,6 +87,12 @@ def _accuracy_over(table: Table, key: str) -> Panel:
     curves = {values: curve for values, curve in found.items() if len(curve) > 1}
     labels = _labels(keys, [*curves])
     return {labels[values]: curve for values, curve in curves.items()}
+
+
+def _has_one_kind_of_noise(table: Table) -> bool:
+    """Whether runs without wrong labels, of whatever name, are the first point of a curve over noise ratios."""
+    kinds = {(cell.settings["noise"], bool(cell.settings.get("noise.ratio"))) for cell in table.cells.values()}
+    return len(kinds) == len({is_noisy for _, is_noisy in kinds})
 
 
 def _learning_curves(table: Table, metric: str) -> tuple[dict[str, Panel], list[str]]:
@@ -112,9 +118,10 @@ def _by_epoch(cell: Cell, metric: str) -> Curve:
 
 
 def _labels(keys: Sequence[str], curves: Sequence[Values]) -> dict[Values, str]:
-    """What tells curves apart: the values in which they differ; the first value where there is one curve only."""
+    """What tells curves apart: the values in which they differ, or the first one where there is one curve only."""
     differing = [i for i in range(len(keys)) if len({values[i] for values in curves}) > 1] or [0]
-    return {values: _label([keys[i] for i in differing], [values[i] for i in differing]) for values in curves}
+    names = [keys[i] for i in differing]
+    return {values: _label(names, [values[i] for i in differing]) or "not set" for values in curves}
 
 
 def _label(keys: Sequence[str], values: Sequence[Hashable]) -> str:
@@ -143,8 +150,7 @@ def _figure(panels: Mapping[str, Panel], x_label: str, metric: str, labels: Sequ
         axes.set_axis_off()
     figure.legend(
         [handles[label] for label in labels],
-        # matplotlib leaves entries that begin with an underscore out of legends.
-        [f" {label}" if label.startswith("_") else label for label in labels],
+        labels,
         loc="outside lower center",
         ncols=max(1, int(width / (_HANDLE + _CHARACTER * max(map(len, labels))))),
         frameon=False,

@@ -37,8 +37,8 @@ def spelled(value: Any) -> str:
 
 
 def labelled(key: str, value: Any) -> str:
-    """``eac`` for the option of a group, ``noise.ratio=0.3`` for a key within one."""
-    return f"{key}={spelled(value)}" if "." in key else spelled(value)
+    """``eac`` for the option of a group, ``noise.ratio=0.3`` for any other key."""
+    return value if isinstance(value, str) and "." not in key else f"{key}={spelled(value)}"
 
 
 def matches(value: Any, text: str) -> bool:
