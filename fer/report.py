@@ -84,7 +84,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--test", choices=["t", "wilcoxon"], default="t", help="paired test of --against (default: %(default)s)")
     add("--plots", type=Path, metavar="DIR", help="draw what the runs support, as PNG and SVG")
     add("--no-published", dest="published", action="store_false", help="without the published numbers of RAF-DB")
-    add("--format", choices=["terminal", *_SUFFIXES.values()], help="default: by the suffix of --output, else terminal")
+    add("--format", choices=["terminal", *_SUFFIXES.values()], help="default: as FILE ends; markdown in a pipe")
     add("--output", type=Path, metavar="FILE", help="write the report there")
     return parser
 
