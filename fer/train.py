@@ -7,9 +7,10 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from fer import launch, report, sweep
+from fer import launch, sweep
 from fer.config import CONFIG_DIR
 from fer.errors import reported
+from fer.reporting.run_summary import print_run
 from fer.terminal import log_to_terminal
 
 
@@ -25,7 +26,7 @@ def _train(cfg: DictConfig) -> float | None:
         result = launch.run(cfg, path, choices)
     if result is None:
         return None
-    report.print_run(path, result)
+    print_run(path, result)
     return float(result["metrics"]["test/acc"])
 
 
