@@ -65,7 +65,8 @@ class Sweep:
     changed since the start.
 
     Raises:
-        ConfigError: jobs would share a folder, or processes for ranks exist already.
+        ConfigError: jobs would share a folder, a search would look at the test set, or processes for ranks exist
+            already.
     """
 
     def __init__(self, config: DictConfig) -> None:
@@ -73,9 +74,12 @@ class Sweep:
             raise ConfigError(
                 "torchrun and srun start one job; start a sweep without them, its jobs start their own ranks"
             )
+        searches = config.hydra.sweeper._target_ != _BASIC_SWEEPER
+        if searches and config.protocol != "holdout":
+            raise ConfigError(f"protocol={config.protocol} would search on the test set; search with protocol=holdout")
         self.started = time.time()
         self.folder = Path(config.hydra.sweep.dir)
-        self.jobs = list(_planned(config)) if config.hydra.sweeper._target_ == _BASIC_SWEEPER else None
+        self.jobs = None if searches else list(_planned(config))
         if self.jobs is not None:
             _check_folders(self.jobs)
             waiting = sum(job.state != "done" for job in self.jobs)
@@ -131,16 +135,20 @@ def summarised() -> Iterator[None]:
 
 
 def run_job(cfg: DictConfig, path: str, choices: Mapping[str, str | None]) -> float:
-    """Run one job of a sweep: its test accuracy, or NaN when it failed, which the others do not suffer from."""
+    """Run one job of a sweep: its value for a sweeper that searches, or NaN when it failed.
+
+    The value is the accuracy that selects the epoch, under ``last5`` the headline.
+    """
     try:
         result = launch.run(cfg, path, choices, is_sweep_job=True)
     except (UserError, RunFailed) as error:
         log.error("failed: %s", error)
         return math.nan
     assert result is not None
-    accuracy = float(result["metrics"]["test/acc"])
-    log.info("%s: test/acc %.4f", path, accuracy)
-    return accuracy
+    log.info("%s: test/acc %.4f", path, result["metrics"]["test/acc"])
+    return float(
+        result["selected_epoch"]["holdout/acc"] if "selected_epoch" in result else result["metrics"]["test/acc"]
+    )
 
 
 def _planned(config: DictConfig) -> Iterator[Job]:

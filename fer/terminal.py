@@ -15,6 +15,8 @@ _KNOWN_HARMLESS = (
     # Raised inside Lightning, about torch.
     ".*isinstance\\(treespec, LeafSpec\\).*",
     ".*Checkpoint directory .* exists and is not empty.*",
+    # SLURM is used by choosing its launcher.
+    ".*`srun` command is available.*",
     # The metrics that are logged are the same on every rank.
     ".*sync_dist=True.*",
     # Its successor does not do the same yet, and is not in all versions.

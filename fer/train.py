@@ -16,7 +16,7 @@ from fer.terminal import log_to_terminal
 
 @hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name="train")
 def _train(cfg: DictConfig) -> float | None:
-    """Train one job, or the next one of a sweep; the test accuracy is for sweepers that search."""
+    """Train one job, or the next one of a sweep; the value is for sweepers that search."""
     log_to_terminal()
     hydra_config = HydraConfig.get()
     path, choices = hydra_config.runtime.output_dir, hydra_config.runtime.choices

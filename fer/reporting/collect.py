@@ -100,7 +100,8 @@ def _read(folder: RunFolder, faults: list[str]) -> Run:
     if not (isinstance(choices, dict) and isinstance(unnamed, list) and {"protocol", "seed"} <= config.keys()):
         raise UserError(f"{folder.config_file} is no run's: it lacks choices, protocol, seed or unnamed_keys")
     settings = dict(_flattened(config)) | dict(_flattened(choices))
-    outside = (*unnamed, *_PRESETS, "seed")
+    settings["data.root"] = Path(str(settings.get("data.root", ""))).name  # data may be moved, but not renamed
+    outside = ({*unnamed} - {"data.root"}) | {*_PRESETS, "seed"}
     state = folder.state
     result = folder.result() if state == "done" else None
     return Run(
