@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import logging
-import math
 import os
 import sys
 import time
@@ -27,6 +26,7 @@ from fer.terminal import log_to_terminal
 
 log = logging.getLogger(__name__)
 
+_OUTCOMES = ("done", "skipped", "resumed", "failed", "not finished")
 _OUTCOMES = ("done", "skipped", "resumed", "failed", "not finished")
 _BASIC_SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
 
@@ -80,10 +80,12 @@ class Sweep:
         self.started = time.time()
         self.folder = Path(config.hydra.sweep.dir)
         self.jobs = None if searches else list(_planned(config))
-        if self.jobs is not None:
+        if self.jobs is None:
+            self.folder.mkdir(parents=True, exist_ok=True)  # for the study
+        else:
             _check_folders(self.jobs)
-            waiting = sum(job.state != "done" for job in self.jobs)
-            log.info("%d jobs, %d of them finished already", len(self.jobs), len(self.jobs) - waiting)
+            finished = sum(job.state == "done" for job in self.jobs)
+            log.info("%d jobs, %d of them finished already", len(self.jobs), finished)
 
     def summary(self) -> tuple[str, bool]:
         """Lines for the terminal, and whether every job is done."""
@@ -91,20 +93,21 @@ class Sweep:
         by_outcome: dict[str, list[Job]] = defaultdict(list)
         for job in jobs:
             by_outcome[job.outcome].append(job)
-        counts = (
-            f"{len(by_outcome[name])} {name}" for name in ("done", "skipped", "resumed", "failed", "not finished")
-        )
-        lines = [f"{len(jobs)} jobs: {', '.join(text for text in counts if not text.startswith('0 '))}"]
+        counts = [f"{len(by_outcome[name])} {name}" for name in _OUTCOMES if name in by_outcome]
+        lines = [f"{len(jobs)} jobs: {', '.join(counts) or 'none was started'}"]
         for job in by_outcome["failed"]:
             lines += [f"  failed  {job.folder.path}", f"          {job.folder.error()}"]
-        group = os.path.commonpath([job.folder.path.parent.parent for job in jobs]) if jobs else self.folder
-        lines.append(f"Table and plots  fer-report {group}")
+        if jobs:
+            lines.append(
+                f"Table and plots  fer-report {os.path.commonpath([job.folder.path.parents[1] for job in jobs])}"
+            )
         return "\n".join(lines), not by_outcome["failed"] and not by_outcome["not finished"]
 
     def _changed(self) -> list[Job]:
-        files = self.folder.glob("**/config.yaml")
-        found = (file.parent for file in files if file.stat().st_mtime >= self.started)
-        return [Job((), RunFolder(path), "new", False) for path in sorted(found)]
+        runs = (RunFolder(file.parent) for file in sorted(self.folder.glob("**/config.yaml")))
+        traces = ((run, [file for file in (run.log_file, run.error_file) if file.is_file()]) for run in runs)
+        changed = (run for run, files in traces if any(file.stat().st_mtime >= self.started for file in files))
+        return [Job((), run, "new", False) for run in changed]
 
 
 _sweeps: list[Sweep] = []
@@ -134,8 +137,8 @@ def summarised() -> Iterator[None]:
         raise SystemExit(status)
 
 
-def run_job(cfg: DictConfig, path: str, choices: Mapping[str, str | None]) -> float:
-    """Run one job of a sweep: its value for a sweeper that searches, or NaN when it failed.
+def run_job(cfg: DictConfig, path: str, choices: Mapping[str, str | None]) -> float | None:
+    """Run one job of a sweep: its value for a sweeper that searches, or ``None`` when it failed.
 
     The value is the accuracy that selects the epoch, under ``last5`` the headline.
     """
@@ -143,7 +146,7 @@ def run_job(cfg: DictConfig, path: str, choices: Mapping[str, str | None]) -> fl
         result = launch.run(cfg, path, choices, is_sweep_job=True)
     except (UserError, RunFailed) as error:
         log.error("failed: %s", error)
-        return math.nan
+        return None
     assert result is not None
     log.info("%s: test/acc %.4f", path, result["metrics"]["test/acc"])
     return float(
