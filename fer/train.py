@@ -7,7 +7,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from fer import launch, sweep
+from fer import launch, resources, sweep
 from fer.config import CONFIG_DIR
 from fer.errors import reported
 from fer.reporting.run_summary import print_run
@@ -32,6 +32,7 @@ def _train(cfg: DictConfig) -> float | None:
 
 def main() -> None:
     """Exit status 0; 1 when a run fails; 2 for what cannot be used as it is; 130 after Ctrl-C."""
+    resources.register()
     with sweep.summarised():
         _train()
 

@@ -2,8 +2,9 @@
 
     python scripts/bench_sweep.py [--jobs 8] [--rounds 3] [--json FILE]
 
-Sweep: the same tiny jobs as single commands one after the other (the loop that people write by hand), as one sweep
-with Hydra's basic launcher, and as one sweep on two workers (hydra/launcher=cpus, which needs Ray). Every job has one thread.
+Sweep: the same tiny jobs as single commands one after the other, the loop that people write by hand; as one sweep
+with Hydra's basic launcher; and as one sweep on two workers (hydra/launcher=cpus, which needs Ray). Every job has one
+thread.
 Start: from the command to the first training step, alone and in a sweep, against a process that imports torch and
 Lightning only. The contestants take turns; the median of the rounds counts.
 """
