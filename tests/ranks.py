@@ -31,6 +31,7 @@ class Ranks:
     def __init__(self, count: int) -> None:
         self.count = count
         self._processes: list[tuple[BaseProcess, Connection]] = []
+        self._folder = tempfile.TemporaryDirectory()
 
     def __call__(self, function: Callable[..., Any], *arguments: Any) -> list[Any]:
         if not self._processes:
@@ -53,7 +54,7 @@ class Ranks:
         # The imports of seconds are made once, in a process that starts no threads and forks the ranks.
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["lightning.pytorch", "fer.experiment"])
-        store = Path(tempfile.mkdtemp()) / "store"
+        store = Path(tempfile.mkdtemp(dir=self._folder.name)) / "store"
         for rank in range(self.count):
             here, there = context.Pipe()
             process = context.Process(target=_serve, args=(rank, self.count, store, there), daemon=True)
