@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import time
 import traceback
 import uuid
 from collections.abc import Iterator, Mapping
@@ -30,6 +31,10 @@ from fer.terminal import log_to_terminal
 log = logging.getLogger(__name__)
 
 Result = dict[str, Any]
+
+_MOURNING = 1.0
+"""Seconds for which a rank with an error stays, so that the agent, which looks ten times a second, first sees the one
+that was killed and has caused it."""
 
 _NAMED_GROUPS = ("method", "backbone", "data", "noise", "augment", "optim", "experiment", "sweep")
 
@@ -176,8 +181,10 @@ def _train_in_workers(config: Mapping[str, Any], folder: RunFolder) -> Result:
             outcome = elastic_launch(agent, _work)(config, str(folder.path))[0]
         except ChildFailedError as error:
             rank, failure = error.get_first_failure()
-            if not folder.error_file.is_file():
-                folder.add_error(f"rank {rank} ended with {failure.signal_name() or failure.exitcode}", "")
+            if failure.exitcode < 0:  # others may have written that they lost it
+                folder.add_error(f"rank {rank} ended with {failure.signal_name()}", "", is_cause=True)
+            elif not folder.error_file.is_file():
+                folder.add_error(f"rank {rank} ended with exit status {failure.exitcode}", "")
             raise RunFailed(folder.path, folder.error()) from None
         except SignalException as stop:
             # Hydra would take an Exception for a failed job and go on with the next one.
@@ -196,7 +203,11 @@ def _work(config: Mapping[str, Any], path: str) -> Result | UserError | None:
     if not _is_first_rank():
         logging.disable(logging.WARNING)  # one voice; errors are for all
     Thread(target=_end_with_parent, daemon=True).start()
-    return train_rank(config, path)
+    try:
+        return train_rank(config, path)
+    except Exception:
+        time.sleep(_MOURNING)
+        raise
 
 
 def _end_with_parent() -> None:

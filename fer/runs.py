@@ -178,10 +178,19 @@ class RunFolder:
             return f"{self.error_file} cannot be read: {error}"
         return lines[0] if lines else "unknown error"
 
-    def add_error(self, summary: str, details: str) -> None:
-        """Make the run a failed one. The first error of a command comes first; every rank may add its own."""
+    def add_error(self, summary: str, details: str, *, is_cause: bool = False) -> None:
+        """Make the run a failed one.
+
+        The first error of a command comes first, or what has caused it; every rank may add its own.
+        """
+        entry = f"{summary}\n{details}\n"
+        if is_cause and self.error_file.is_file():
+            errors = self.error_file.read_text(encoding="utf-8", errors="replace")
+            with replacing(self.error_file) as stream:
+                stream.write(entry + errors)
+            return
         with self.error_file.open("a", encoding="utf-8") as stream:
-            stream.write(f"{summary}\n{details}\n")
+            stream.write(entry)
 
     def write_stamp(self, facts: Mapping[str, Any]) -> None:
         write_json(self.stamp_file, {**provenance(), **facts})

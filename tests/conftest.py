@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageDraw
+from ranks import Ranks
 
 from fer import launch
 from fer.config import compose
@@ -59,7 +60,7 @@ def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def overrides(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """A training of a second on the CPU: three epochs of EAC with wrong labels."""
     return [
@@ -76,6 +77,15 @@ def overrides(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> list[st
         "trainer.max_epochs=3",
         "trainer.accelerator=cpu",
     ]
+
+
+@pytest.fixture(scope="session")
+def ranks() -> Iterator[dict[int, Ranks]]:
+    """``ranks[2](function, *arguments)`` calls a function in two processes that work together; there are 2 and 3."""
+    groups = {count: Ranks(count) for count in (2, 3)}
+    yield groups
+    for group in groups.values():
+        group.stop()
 
 
 @pytest.fixture

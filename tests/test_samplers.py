@@ -33,7 +33,9 @@ def test_every_row_is_evaluated_once_over_all_ranks(rows: Rows, share: int, worl
     drawn = [row for rank in ranks for step in rank for row in step]
     assert sorted(drawn) == sorted(rows.tolist())
     assert all(type(row) is int for row in drawn)
-    assert all(step for rank in ranks for step in rank), "nobody is handed an empty batch"
+    for rank in ranks:
+        assert all(rank) or rank == [[]], "only who has nothing to evaluate is handed an empty batch"
+        assert bool(rank) == bool(len(rows)), "every rank takes part"
 
 
 @settings(max_examples=40, deadline=None)

@@ -45,12 +45,12 @@ class FaceDataset(Dataset[Batch]):
         return self.__getitems__([index])
 
     def __getitems__(self, indices: list[int]) -> Batch:
-        chosen = np.asarray(indices)
+        chosen = np.asarray(indices, dtype=np.int64)  # also where there are none
         return Batch(
             image=torch.from_numpy(self.store.images[self.rows[chosen]]),
             label=torch.from_numpy(self.given[chosen]),
             clean_label=torch.from_numpy(self.clean[chosen]),
-            index=torch.from_numpy(chosen.astype(np.int64)),
+            index=torch.from_numpy(chosen),
         )
 
 

@@ -15,7 +15,8 @@ class RankBatches(Sampler[list[int]]):
 
     Rank r takes every ``world_size``-th sample of each batch, so the union over ranks of a step is what one device
     would see. A last batch of fewer samples than ranks is left out of training, where every rank must take part in
-    every step; in evaluation the ranks without a share skip it.
+    every step; in evaluation the ranks without a share skip it. A rank without any sample to evaluate is given one
+    empty batch, because Lightning ends an evaluation without batches before the ranks meet.
 
     Args:
         rows: what to draw from.
@@ -58,5 +59,6 @@ class RankBatches(Sampler[list[int]]):
 
     def __len__(self) -> int:
         whole, rest = divmod(len(self.rows), self.batch_size)
-        needed = self.rank + 1 if self.shuffle_seed is None else self.world_size
-        return whole + (rest >= needed)
+        if self.shuffle_seed is not None:
+            return whole + (rest >= self.world_size)
+        return max(whole + (rest > self.rank), min(len(self.rows), 1))
