@@ -8,6 +8,7 @@ import math
 import os
 import sys
 import time
+import traceback
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,9 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from hydra import compose
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
 
 from fer import launch
 from fer.errors import ConfigError, RunFailed, UserError, reported
@@ -54,7 +58,7 @@ class SweepWatch(Callback):
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         log_to_terminal()
-        with reported("fer-train"):
+        with reported("fer-train"), _nothing_ignored():
             _sweeps.append(Sweep(config))
 
 
@@ -65,7 +69,7 @@ class Sweep:
     changed since the start.
 
     Raises:
-        ConfigError: jobs would share a folder, or processes for ranks exist already.
+        ConfigError: a job cannot be composed, jobs would share a folder, or processes for ranks exist already.
     """
 
     def __init__(self, config: DictConfig) -> None:
@@ -143,12 +147,31 @@ def run_job(cfg: DictConfig, path: str, choices: Mapping[str, str | None]) -> fl
     return accuracy
 
 
+@contextmanager
+def _nothing_ignored() -> Iterator[None]:
+    """Hydra would only warn of an exception of its callbacks and start the jobs, unchecked and without a summary.
+
+    Raises:
+        ConfigError: Hydra cannot compose a job.
+        SystemExit: status 1 and the traceback for what is nobody's mistake.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(str(error)) from error
+    except Exception:
+        traceback.print_exc()
+        raise SystemExit(1) from None
+
+
 def _planned(config: DictConfig) -> Iterator[Job]:
     """The jobs that Hydra's basic sweeper will run, composed as it composes them."""
     given = [f"{key}={value}" for key, value in (config.hydra.sweeper.params or {}).items()]
     given += [str(override) for override in config.hydra.overrides.task]
     values: dict[str, list[str]] = {}
-    for override in OverridesParser.create().parse_overrides(given):
+    for override in OverridesParser.create(GlobalHydra.instance().config_loader()).parse_overrides(given):
         key = override.get_key_element()
         if override.is_sweep_override() and override.is_discrete_sweep():
             values[key] = [f"{key}={value}" for value in override.sweep_string_iterator()]
