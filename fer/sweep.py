@@ -21,7 +21,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from fer import launch
@@ -70,6 +70,7 @@ class Sweep:
 
     Raises:
         ConfigError: a job cannot be composed, jobs would share a folder, or processes for ranks exist already.
+        RunFolderError: a folder belongs to another run.
     """
 
     def __init__(self, config: DictConfig) -> None:
@@ -180,7 +181,13 @@ def _planned(config: DictConfig) -> Iterator[Job]:
     for overrides in itertools.product(*values.values()):
         job = compose(config.hydra.job.config_name, [*overrides], return_hydra_config=True)
         folder = RunFolder(Path(job.hydra.sweep.dir) / job.hydra.sweep.subdir)
+        launch.check_folder(_without_hydra(job), folder.path, job.hydra.runtime.choices)
         yield Job(overrides, folder, folder.state, folder.last_checkpoint.is_file())
+
+
+def _without_hydra(job: DictConfig) -> DictConfig:
+    """What a job gets to see of its configuration."""
+    return OmegaConf.masked_copy(job, [str(key) for key in job if key != "hydra"])
 
 
 def _check_folders(jobs: Sequence[Job]) -> None:
