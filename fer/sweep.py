@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hydra import compose
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
@@ -168,18 +167,19 @@ def _nothing_ignored() -> Iterator[None]:
 
 
 def _planned(config: DictConfig) -> Iterator[Job]:
-    """The jobs that Hydra's basic sweeper will run, composed as it composes them."""
+    """The jobs that Hydra's basic sweeper will run, composed as the launchers compose them."""
+    loader = GlobalHydra.instance().config_loader()
     given = [f"{key}={value}" for key, value in (config.hydra.sweeper.params or {}).items()]
     given += [str(override) for override in config.hydra.overrides.task]
     values: dict[str, list[str]] = {}
-    for override in OverridesParser.create(GlobalHydra.instance().config_loader()).parse_overrides(given):
+    for override in OverridesParser.create(loader).parse_overrides(given):
         key = override.get_key_element()
         if override.is_sweep_override() and override.is_discrete_sweep():
             values[key] = [f"{key}={value}" for value in override.sweep_string_iterator()]
         else:
             values[key] = [f"{key}={override.get_value_element_as_str()}"]
     for overrides in itertools.product(*values.values()):
-        job = compose(config.hydra.job.config_name, [*overrides], return_hydra_config=True)
+        job = loader.load_sweep_config(config, [*overrides])
         folder = RunFolder(Path(job.hydra.sweep.dir) / job.hydra.sweep.subdir)
         launch.check_folder(_without_hydra(job), folder.path, job.hydra.runtime.choices)
         yield Job(overrides, folder, folder.state, folder.last_checkpoint.is_file())
