@@ -6,6 +6,7 @@ import itertools
 import logging
 import math
 import os
+import signal
 import sys
 import time
 import traceback
@@ -59,6 +60,7 @@ class SweepWatch(Callback):
         log_to_terminal()
         with reported("fer-train"), _nothing_ignored():
             _sweeps.append(Sweep(config))
+        signal.signal(signal.SIGTERM, _end)  # while no worker runs; the agent of workers has a handler of its own
 
 
 class Sweep:
@@ -116,7 +118,7 @@ def summarised() -> Iterator[None]:
     """Print a sweep's summary when it ends, however it ends.
 
     Raises:
-        SystemExit: status 1 where a job is not done, 130 after Ctrl-C.
+        SystemExit: status 1 where a job is not done, 130 after Ctrl-C, 143 after SIGTERM.
     """
     status: object = 0
     try:
@@ -145,6 +147,10 @@ def run_job(cfg: DictConfig, path: str, choices: Mapping[str, str | None]) -> fl
     accuracy = float(result["metrics"]["test/acc"])
     log.info("%s: test/acc %.4f", path, accuracy)
     return accuracy
+
+
+def _end(number: int, _: object) -> None:
+    raise SystemExit(128 + number)
 
 
 @contextmanager
