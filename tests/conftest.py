@@ -59,7 +59,7 @@ def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def overrides(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """A training of a second on the CPU: three epochs of EAC with wrong labels."""
     return [
