@@ -77,6 +77,15 @@ class RunFolder:
             raise RunFolderError(
                 f"cannot write to {self.path} ({error.strerror}); choose another folder with output_dir="
             ) from error
+        self.compare(config, unnamed_keys)
+        return self.state
+
+    def compare(self, config: Mapping[str, Any], unnamed_keys: Sequence[str]) -> None:
+        """Refuse another configuration than the folder's.
+
+        Raises:
+            RunFolderError: the message shows the difference.
+        """
         differences = list(_differences(self.config(), config, unnamed_keys))
         if differences:
             shown = "\n".join(f"  {key}: {old!r} in the folder, {new!r} now" for key, old, new in differences)
@@ -84,7 +93,6 @@ class RunFolder:
                 f"{self.path} holds a run with another configuration:\n{shown}\n"
                 "Choose another folder with output_dir=, give the folder's values, or remove the folder."
             )
-        return self.state
 
     @contextmanager
     def locked(self, patience: float = 20.0) -> Iterator[None]:

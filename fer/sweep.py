@@ -5,8 +5,10 @@ from __future__ import annotations
 import itertools
 import logging
 import os
+import signal
 import sys
 import time
+import traceback
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,10 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hydra import compose
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from fer import launch
 from fer.errors import ConfigError, RunFailed, UserError, reported
@@ -54,8 +58,9 @@ class SweepWatch(Callback):
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         log_to_terminal()
-        with reported("fer-train"):
+        with reported("fer-train"), _nothing_ignored():
             _sweeps.append(Sweep(config))
+        signal.signal(signal.SIGTERM, _end)  # while no worker runs; the agent of workers has a handler of its own
 
 
 class Sweep:
@@ -65,8 +70,9 @@ class Sweep:
     changed since the start.
 
     Raises:
-        ConfigError: jobs would share a folder, a search would look at the test set, or processes for ranks exist
-            already.
+        ConfigError: a job cannot be composed, jobs would share a folder, a search would look at the test set, or
+            processes for ranks exist already.
+        RunFolderError: a folder belongs to another run.
     """
 
     def __init__(self, config: DictConfig) -> None:
@@ -119,7 +125,7 @@ def summarised() -> Iterator[None]:
     """Print a sweep's summary when it ends, however it ends.
 
     Raises:
-        SystemExit: status 1 where a job is not done, 130 after Ctrl-C.
+        SystemExit: status 1 where a job is not done, 130 after Ctrl-C, 143 after SIGTERM.
     """
     status: object = 0
     try:
@@ -154,21 +160,51 @@ def run_job(cfg: DictConfig, path: str, choices: Mapping[str, str | None]) -> fl
     )
 
 
+def _end(number: int, _: object) -> None:
+    raise SystemExit(128 + number)
+
+
+@contextmanager
+def _nothing_ignored() -> Iterator[None]:
+    """Hydra would only warn of an exception of its callbacks and start the jobs, unchecked and without a summary.
+
+    Raises:
+        ConfigError: Hydra cannot compose a job.
+        SystemExit: status 1 and the traceback for what is nobody's mistake.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(str(error)) from error
+    except Exception:
+        traceback.print_exc()
+        raise SystemExit(1) from None
+
+
 def _planned(config: DictConfig) -> Iterator[Job]:
-    """The jobs that Hydra's basic sweeper will run, composed as it composes them."""
+    """The jobs that Hydra's basic sweeper will run, composed as the launchers compose them."""
+    loader = GlobalHydra.instance().config_loader()
     given = [f"{key}={value}" for key, value in (config.hydra.sweeper.params or {}).items()]
     given += [str(override) for override in config.hydra.overrides.task]
     values: dict[str, list[str]] = {}
-    for override in OverridesParser.create().parse_overrides(given):
+    for override in OverridesParser.create(loader).parse_overrides(given):
         key = override.get_key_element()
         if override.is_sweep_override() and override.is_discrete_sweep():
             values[key] = [f"{key}={value}" for value in override.sweep_string_iterator()]
         else:
             values[key] = [f"{key}={override.get_value_element_as_str()}"]
     for overrides in itertools.product(*values.values()):
-        job = compose(config.hydra.job.config_name, [*overrides], return_hydra_config=True)
+        job = loader.load_sweep_config(config, [*overrides])
         folder = RunFolder(Path(job.hydra.sweep.dir) / job.hydra.sweep.subdir)
+        launch.check_folder(_without_hydra(job), folder.path, job.hydra.runtime.choices)
         yield Job(overrides, folder, folder.state, folder.last_checkpoint.is_file())
+
+
+def _without_hydra(job: DictConfig) -> DictConfig:
+    """What a job gets to see of its configuration."""
+    return OmegaConf.masked_copy(job, [str(key) for key in job if key != "hydra"])
 
 
 def _check_folders(jobs: Sequence[Job]) -> None:

@@ -12,6 +12,8 @@ _KNOWN_HARMLESS = (
     # Batches are fetched from one mapped file; more workers would not be faster.
     ".*does not have many workers.*",
     ".*number of training batches.*smaller than the logging interval.*",
+    # On the login node of a cluster, and in jobs, which start their own ranks.
+    ".*`srun` command is available.*",
     # Raised inside Lightning, about torch.
     ".*isinstance\\(treespec, LeafSpec\\).*",
     ".*Checkpoint directory .* exists and is not empty.*",

@@ -23,7 +23,7 @@ from hydra.errors import HydraException
 from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from fer import experiment, report
+from fer import experiment
 from fer.config import CONFIG_DIR, compose
 from fer.launch import resolve
 from fer.runs import RunFolder
@@ -279,20 +279,3 @@ def test_long_names_end_in_a_hash_that_tells_them_apart() -> None:
     assert first != second
     assert first == run_dir("augment.pixel_noise_variance=25", *reversed(more))
     assert len(Path(first).parent.name) == len(Path(second).parent.name) == 120
-
-
-def test_jobs_of_a_sweep_have_folders_of_their_own(
-    overrides: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    sweep = ["-m", *overrides, "trainer.max_epochs=1", "method=ce,eac", "seed=0,1", f"output_dir={tmp_path / 'out'}"]
-    command = [sys.executable, "-m", "fer.train", *sweep]
-    environment = {**os.environ, "PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    results = [result.parent for result in (tmp_path / "out").glob("folder/*/*/result.json")]
-    assert sorted((folder.parent.name.partition("-")[0], folder.name) for folder in results) == [
-        ("ce", "seed0"), ("ce", "seed1"), ("eac", "seed0"), ("eac", "seed1"),
-    ]  # fmt: skip
-    report.main([str(tmp_path / "out")])
-    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith(("| ce", "| eac"))]
-    assert len(lines) == 2 and all("±" in line and "n=2" in line for line in lines)
