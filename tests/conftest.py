@@ -27,6 +27,12 @@ hypothesis.settings.load_profile("suite")
 Train = Callable[..., dict[str, Any]]
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Keep tests of an ``xdist_group`` in one process: xdist's workers do not see ``--dist`` of pyproject.toml."""
+    if hasattr(config, "workerinput"):
+        config.option.loadgroup = True
+
+
 @pytest.fixture(scope="session", autouse=True)
 def one_thread_per_worker() -> None:
     """The suite runs in parallel processes; more threads than cores would only get in each other's way."""
