@@ -13,11 +13,13 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 from ranks import Ranks
+from xdist.scheduler import LoadScopeScheduling
 
 from fer import launch
 from fer.config import compose
 
 PROJECT = Path(__file__).resolve().parent.parent
+USE_RANKS = ("test_batch_norm.py", "test_distributed.py")
 CHOICES = {"method": "eac", "backbone": "tiny", "data": "folder", "noise": "symmetric"}
 
 # The same examples every time: a failure is then always the change's own. No deadlines: machines differ.
@@ -25,6 +27,18 @@ hypothesis.settings.register_profile("suite", derandomize=True, deadline=None)
 hypothesis.settings.load_profile("suite")
 
 Train = Callable[..., dict[str, Any]]
+
+
+class KeepRanksTogether(LoadScopeScheduling):
+    """Runs the tests that use ``ranks`` in one of the suite's processes, so that these are started only once."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return "ranks" if Path(nodeid.partition("::")[0]).name in USE_RANKS else nodeid
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> KeepRanksTogether | None:
+    # Not the mark xdist_group, which does nothing with xdist 3.8 and pytest 9.2.
+    return KeepRanksTogether(config, log) if config.getoption("dist") == "load" else None
 
 
 @pytest.fixture(scope="session", autouse=True)

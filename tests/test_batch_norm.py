@@ -11,8 +11,6 @@ from torch import Tensor, nn
 
 from fer.models.batch_norm import keep_views_apart, sum_over_ranks, synchronise_statistics
 
-pytestmark = pytest.mark.xdist_group("ranks")
-
 CHANNELS, STEPS, VIEWS = 5, 2, 2
 SHARES = {2: (3, 2), 3: (4, 1, 2)}
 """Samples of a view that every rank holds."""

@@ -28,8 +28,6 @@ from fer.config import compose
 from fer.errors import RunFailed
 from fer.runs import RunFolder
 
-pytestmark = pytest.mark.xdist_group("ranks")
-
 TWENTY_STEPS = ["batch_size=32", "train_samples=51", "trainer.max_epochs=10"]  # 32 and 19 an epoch: uneven shares
 THREE_RANKS = ["batch_size=30", "train_samples=50", "trainer.max_epochs=3"]  # 20 samples in the last batch: 7, 7, 6
 DOUBLE = "trainer.precision=64-true"
