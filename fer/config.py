@@ -5,16 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
-
-from fer.devices import devices_per_node, has_gpus
 
 _PACKAGED = Path(__file__).resolve().parent / "conf"
 CONFIG_DIR = _PACKAGED if _PACKAGED.is_dir() else _PACKAGED.parent.parent / "conf"
@@ -101,36 +97,5 @@ def _plain(text: str) -> str:
     return re.sub(r"[^\w.+-]+", "_", text, flags=re.ASCII)
 
 
-def devices_per_job(root: Any) -> int:
-    """Devices of the largest job of a sweep; a launcher reserves the same for all."""
-    given = [*(root.hydra.sweeper.get("params") or {}).items()]
-    given += [override.lstrip("+").partition("=")[::2] for override in root.hydra.overrides.task]
-    asked = [str(value) for key, value in given if key == "trainer.devices"] or [str(root.trainer.devices)]
-    (override,) = OverridesParser.create().parse_overrides([f"devices={asked[-1]}"])
-    values = [*override.sweep_iterator()] if override.is_sweep_override() else [override.value()]
-    return max(devices_per_node({"devices": value, "accelerator": root.trainer.accelerator}) for value in values)
-
-
-def gpus_per_job(root: Any) -> float:
-    """Whole GPUs, or a share where several jobs run on one; 0 on a machine without."""
-    if root.trainer.accelerator == "cpu" or not has_gpus():
-        return 0
-    return devices_per_job(root) / int(root.launch.jobs_per_gpu)
-
-
-_RESOLVERS: dict[str, Callable[[Any], Any]] = {
-    "run_group": run_group,
-    "run_name": run_name,
-    "gpus_per_job": gpus_per_job,
-    "gpus_per_node": lambda root: devices_per_job(root) if gpus_per_job(root) else None,
-    "cpus_per_job": lambda root: devices_per_job(root) * int(root.launch.cpus_per_device),
-    "threads_per_device": lambda root: str(root.launch.cpus_per_device),
-}
-
-
-def _register(name: str, function: Callable[[Any], Any]) -> None:
-    OmegaConf.register_new_resolver(name, lambda *, _root_: function(_root_), replace=True)
-
-
-for _name, _function in _RESOLVERS.items():
-    _register(_name, _function)
+OmegaConf.register_new_resolver("run_group", lambda *, _root_: run_group(_root_), replace=True)
+OmegaConf.register_new_resolver("run_name", lambda *, _root_: run_name(_root_), replace=True)

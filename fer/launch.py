@@ -94,6 +94,25 @@ def run(
         raise
 
 
+def check_folder(cfg: DictConfig, path: str | Path, choices: Mapping[str, str | None]) -> None:
+    """Refuse a job of a sweep, before the sweep starts, whose folder belongs to another run.
+
+    Raises:
+        RunFolderError: with the difference.
+        DatasetError: all faults of data that a finished run was trained on and that lies elsewhere now.
+    """
+    folder = RunFolder(path)
+    if not folder.config_file.is_file():
+        return
+    try:
+        config = resolve(cfg, choices)
+    except ConfigError:
+        return  # a job that fails by itself does not stop the others
+    folder.compare(config, [*config["unnamed_keys"]])
+    if folder.state == "done":
+        _finished(config, folder)
+
+
 def check(config: Mapping[str, Any]) -> None:
     """What can be told from the values alone.
 

@@ -59,13 +59,11 @@ def result_row(config: Mapping[str, Any], result: Mapping[str, Any]) -> tuple[di
         "noise_ratio": result["noise_ratio"],
         "lambda": result["lam"],
         "lr": config["optim"]["lr"],
-        "batch_size": config["batch_size"],
-        "epochs": result["epochs"],
-        "protocol": result["protocol"],
         "seed": result["seed"],
     }
     metrics = {name.removeprefix("test/"): value for name, value in result["metrics"].items() if "recall/" not in name}
-    return settings, {f"result/{name}": value for name, value in {**metrics, **result["after_training"]}.items()}
+    known = {key: value for key, value in settings.items() if value is not None}  # cross-entropy has no lambda
+    return known, {f"result/{name}": value for name, value in {**metrics, **result["after_training"]}.items()}
 
 
 def mean_of(records: Sequence[Record]) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""The run folder: its files, its states, and the stamp that says where its numbers come from."""
+"""The run folder: its files and its states."""
 
 from __future__ import annotations
 
@@ -6,24 +6,19 @@ import csv
 import fcntl
 import json
 import os
-import platform
 import shutil
-import subprocess
-import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from importlib import metadata
 from pathlib import Path
 from typing import IO, Any, Literal
 
 import yaml
 
 from fer.errors import UserError
+from fer.provenance import provenance
 
 State = Literal["new", "incomplete", "failed", "done"]
-
-_PACKAGES = ("fer", "torch", "torchvision", "lightning", "torchmetrics", "hydra-core", "omegaconf", "numpy", "pillow")
 
 
 class RunFolderError(UserError):
@@ -77,6 +72,15 @@ class RunFolder:
             raise RunFolderError(
                 f"cannot write to {self.path} ({error.strerror}); choose another folder with output_dir="
             ) from error
+        self.compare(config, unnamed_keys)
+        return self.state
+
+    def compare(self, config: Mapping[str, Any], unnamed_keys: Sequence[str]) -> None:
+        """Refuse another configuration than the folder's.
+
+        Raises:
+            RunFolderError: the message shows the difference.
+        """
         differences = list(_differences(self.config(), config, unnamed_keys))
         if differences:
             shown = "\n".join(f"  {key}: {old!r} in the folder, {new!r} now" for key, old, new in differences)
@@ -84,7 +88,6 @@ class RunFolder:
                 f"{self.path} holds a run with another configuration:\n{shown}\n"
                 "Choose another folder with output_dir=, give the folder's values, or remove the folder."
             )
-        return self.state
 
     @contextmanager
     def locked(self, patience: float = 20.0) -> Iterator[None]:
@@ -236,49 +239,6 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
     with replacing(path) as stream:
         json.dump(value, stream, indent=2)
         stream.write("\n")
-
-
-def provenance() -> dict[str, Any]:
-    """Code, versions, machine and command of this process."""
-    return {
-        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "command": sys.argv,
-        "git": _git_state(Path(__file__).parent),
-        "python": platform.python_version(),
-        "packages": {name: _version(name) for name in _PACKAGES},
-        "machine": {"system": platform.platform(), "processor": _processor(), "cores": os.cpu_count()},
-    }
-
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
-
-
-def _git_state(folder: Path) -> dict[str, Any] | None:
-    """Commit of the checkout the code lies in, and whether it was changed since; ``None`` outside of one."""
-
-    def git(*arguments: str) -> str:
-        command = ["git", "-C", str(folder), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
-
-    try:
-        # An installed wheel may lie inside some other project's checkout.
-        if not git("ls-files", "--", Path(__file__).name):
-            return None
-        return {"commit": git("rev-parse", "HEAD"), "changed": bool(git("status", "--porcelain", "-uno"))}
-    except (OSError, subprocess.SubprocessError):
-        return None
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
 
 
 def _differences(

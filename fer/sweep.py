@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import itertools
 import logging
-import math
 import os
+import signal
 import sys
 import time
+import traceback
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,10 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hydra import compose
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from fer import launch
 from fer.errors import ConfigError, RunFailed, UserError, reported
@@ -27,6 +30,7 @@ from fer.terminal import log_to_terminal
 
 log = logging.getLogger(__name__)
 
+_OUTCOMES = ("done", "skipped", "resumed", "failed", "not finished")
 _OUTCOMES = ("done", "skipped", "resumed", "failed", "not finished")
 _BASIC_SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
 
@@ -54,8 +58,9 @@ class SweepWatch(Callback):
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         log_to_terminal()
-        with reported("fer-train"):
+        with reported("fer-train"), _nothing_ignored():
             _sweeps.append(Sweep(config))
+        signal.signal(signal.SIGTERM, _end)  # while no worker runs; the agent of workers has a handler of its own
 
 
 class Sweep:
@@ -65,7 +70,9 @@ class Sweep:
     changed since the start.
 
     Raises:
-        ConfigError: jobs would share a folder, or processes for ranks exist already.
+        ConfigError: a job cannot be composed, jobs would share a folder, a search would look at the test set, or
+            processes for ranks exist already.
+        RunFolderError: a folder belongs to another run.
     """
 
     def __init__(self, config: DictConfig) -> None:
@@ -73,13 +80,18 @@ class Sweep:
             raise ConfigError(
                 "torchrun and srun start one job; start a sweep without them, its jobs start their own ranks"
             )
+        searches = config.hydra.sweeper._target_ != _BASIC_SWEEPER
+        if searches and config.protocol != "holdout":
+            raise ConfigError(f"protocol={config.protocol} would search on the test set; search with protocol=holdout")
         self.started = time.time()
         self.folder = Path(config.hydra.sweep.dir)
-        self.jobs = list(_planned(config)) if config.hydra.sweeper._target_ == _BASIC_SWEEPER else None
-        if self.jobs is not None:
+        self.jobs = None if searches else list(_planned(config))
+        if self.jobs is None:
+            self.folder.mkdir(parents=True, exist_ok=True)  # for the study
+        else:
             _check_folders(self.jobs)
-            waiting = sum(job.state != "done" for job in self.jobs)
-            log.info("%d jobs, %d of them finished already", len(self.jobs), len(self.jobs) - waiting)
+            finished = sum(job.state == "done" for job in self.jobs)
+            log.info("%d jobs, %d of them finished already", len(self.jobs), finished)
 
     def summary(self) -> tuple[str, bool]:
         """Lines for the terminal, and whether every job is done."""
@@ -87,20 +99,21 @@ class Sweep:
         by_outcome: dict[str, list[Job]] = defaultdict(list)
         for job in jobs:
             by_outcome[job.outcome].append(job)
-        counts = (
-            f"{len(by_outcome[name])} {name}" for name in ("done", "skipped", "resumed", "failed", "not finished")
-        )
-        lines = [f"{len(jobs)} jobs: {', '.join(text for text in counts if not text.startswith('0 '))}"]
+        counts = [f"{len(by_outcome[name])} {name}" for name in _OUTCOMES if name in by_outcome]
+        lines = [f"{len(jobs)} jobs: {', '.join(counts) or 'none was started'}"]
         for job in by_outcome["failed"]:
             lines += [f"  failed  {job.folder.path}", f"          {job.folder.error()}"]
-        group = os.path.commonpath([job.folder.path.parent.parent for job in jobs]) if jobs else self.folder
-        lines.append(f"Table and plots  fer-report {group}")
+        if jobs:
+            lines.append(
+                f"Table and plots  fer-report {os.path.commonpath([job.folder.path.parents[1] for job in jobs])}"
+            )
         return "\n".join(lines), not by_outcome["failed"] and not by_outcome["not finished"]
 
     def _changed(self) -> list[Job]:
-        files = self.folder.glob("**/config.yaml")
-        found = (file.parent for file in files if file.stat().st_mtime >= self.started)
-        return [Job((), RunFolder(path), "new", False) for path in sorted(found)]
+        runs = (RunFolder(file.parent) for file in sorted(self.folder.glob("**/config.yaml")))
+        traces = ((run, [file for file in (run.log_file, run.error_file) if file.is_file()]) for run in runs)
+        changed = (run for run, files in traces if any(file.stat().st_mtime >= self.started for file in files))
+        return [Job((), run, "new", False) for run in changed]
 
 
 _sweeps: list[Sweep] = []
@@ -112,7 +125,7 @@ def summarised() -> Iterator[None]:
     """Print a sweep's summary when it ends, however it ends.
 
     Raises:
-        SystemExit: status 1 where a job is not done, 130 after Ctrl-C.
+        SystemExit: status 1 where a job is not done, 130 after Ctrl-C, 143 after SIGTERM.
     """
     status: object = 0
     try:
@@ -130,34 +143,68 @@ def summarised() -> Iterator[None]:
         raise SystemExit(status)
 
 
-def run_job(cfg: DictConfig, path: str, choices: Mapping[str, str | None]) -> float:
-    """Run one job of a sweep: its test accuracy, or NaN when it failed, which the others do not suffer from."""
+def run_job(cfg: DictConfig, path: str, choices: Mapping[str, str | None]) -> float | None:
+    """Run one job of a sweep: its value for a sweeper that searches, or ``None`` when it failed.
+
+    The value is the accuracy that selects the epoch, under ``last5`` the headline.
+    """
     try:
         result = launch.run(cfg, path, choices, is_sweep_job=True)
     except (UserError, RunFailed) as error:
         log.error("failed: %s", error)
-        return math.nan
+        return None
     assert result is not None
-    accuracy = float(result["metrics"]["test/acc"])
-    log.info("%s: test/acc %.4f", path, accuracy)
-    return accuracy
+    log.info("%s: test/acc %.4f", path, result["metrics"]["test/acc"])
+    return float(
+        result["selected_epoch"]["holdout/acc"] if "selected_epoch" in result else result["metrics"]["test/acc"]
+    )
+
+
+def _end(number: int, _: object) -> None:
+    raise SystemExit(128 + number)
+
+
+@contextmanager
+def _nothing_ignored() -> Iterator[None]:
+    """Hydra would only warn of an exception of its callbacks and start the jobs, unchecked and without a summary.
+
+    Raises:
+        ConfigError: Hydra cannot compose a job.
+        SystemExit: status 1 and the traceback for what is nobody's mistake.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(str(error)) from error
+    except Exception:
+        traceback.print_exc()
+        raise SystemExit(1) from None
 
 
 def _planned(config: DictConfig) -> Iterator[Job]:
-    """The jobs that Hydra's basic sweeper will run, composed as it composes them."""
+    """The jobs that Hydra's basic sweeper will run, composed as the launchers compose them."""
+    loader = GlobalHydra.instance().config_loader()
     given = [f"{key}={value}" for key, value in (config.hydra.sweeper.params or {}).items()]
     given += [str(override) for override in config.hydra.overrides.task]
     values: dict[str, list[str]] = {}
-    for override in OverridesParser.create().parse_overrides(given):
+    for override in OverridesParser.create(loader).parse_overrides(given):
         key = override.get_key_element()
         if override.is_sweep_override() and override.is_discrete_sweep():
             values[key] = [f"{key}={value}" for value in override.sweep_string_iterator()]
         else:
             values[key] = [f"{key}={override.get_value_element_as_str()}"]
     for overrides in itertools.product(*values.values()):
-        job = compose(config.hydra.job.config_name, [*overrides], return_hydra_config=True)
+        job = loader.load_sweep_config(config, [*overrides])
         folder = RunFolder(Path(job.hydra.sweep.dir) / job.hydra.sweep.subdir)
+        launch.check_folder(_without_hydra(job), folder.path, job.hydra.runtime.choices)
         yield Job(overrides, folder, folder.state, folder.last_checkpoint.is_file())
+
+
+def _without_hydra(job: DictConfig) -> DictConfig:
+    """What a job gets to see of its configuration."""
+    return OmegaConf.masked_copy(job, [str(key) for key in job if key != "hydra"])
 
 
 def _check_folders(jobs: Sequence[Job]) -> None:

@@ -12,9 +12,13 @@ _KNOWN_HARMLESS = (
     # Batches are fetched from one mapped file; more workers would not be faster.
     ".*does not have many workers.*",
     ".*number of training batches.*smaller than the logging interval.*",
+    # On the login node of a cluster, and in jobs, which start their own ranks.
+    ".*`srun` command is available.*",
     # Raised inside Lightning, about torch.
     ".*isinstance\\(treespec, LeafSpec\\).*",
     ".*Checkpoint directory .* exists and is not empty.*",
+    # SLURM is used by choosing its launcher.
+    ".*`srun` command is available.*",
     # The metrics that are logged are the same on every rank.
     ".*sync_dist=True.*",
     # Its successor does not do the same yet, and is not in all versions.

@@ -7,15 +7,16 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from fer import launch, report, sweep
+from fer import launch, resources, sweep
 from fer.config import CONFIG_DIR
 from fer.errors import reported
+from fer.reporting.run_summary import print_run
 from fer.terminal import log_to_terminal
 
 
 @hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name="train")
 def _train(cfg: DictConfig) -> float | None:
-    """Train one job, or the next one of a sweep; the test accuracy is for sweepers that search."""
+    """Train one job, or the next one of a sweep; the value is for sweepers that search."""
     log_to_terminal()
     hydra_config = HydraConfig.get()
     path, choices = hydra_config.runtime.output_dir, hydra_config.runtime.choices
@@ -25,12 +26,13 @@ def _train(cfg: DictConfig) -> float | None:
         result = launch.run(cfg, path, choices)
     if result is None:
         return None
-    report.print_run(path, result)
+    print_run(path, result)
     return float(result["metrics"]["test/acc"])
 
 
 def main() -> None:
     """Exit status 0; 1 when a run fails; 2 for what cannot be used as it is; 130 after Ctrl-C."""
+    resources.register()
     with sweep.summarised():
         _train()
 

@@ -19,17 +19,17 @@ from conftest import PROJECT
 LAYERS = (
     ("train", "evaluate", "data.cli"),
     ("report", "sweep"),
-    ("launch", "config"),
+    ("launch", "config", "resources"),
     ("experiment",),
     ("predictions", "callbacks"),
-    ("methods", "data"),
+    ("methods", "data", "reporting"),
     ("models", "augment", "metrics", "results", "runs", "devices"),
-    ("batch", "cam", "errors", "terminal"),
+    ("batch", "cam", "errors", "terminal", "provenance"),
 )
-MAY_KNOW_HYDRA = {"train", "evaluate", "data.cli", "sweep", "launch", "config", "experiment"}
+MAY_KNOW_HYDRA = {"train", "evaluate", "data.cli", "sweep", "launch", "config", "resources", "experiment"}
 # Everything else in fer.data works on files and arrays, so that the data tools start at once.
 DATA_MAY_KNOW_TORCH = {"fer.data.module", "fer.data.samplers"}
-SLOW_TO_IMPORT = {"torch", "torchvision", "torchmetrics", "lightning", "tensorboard"}
+SLOW_TO_IMPORT = {"torch", "torchvision", "torchmetrics", "lightning", "tensorboard", "scipy", "matplotlib"}
 CATCH_ALL_NAMES = {"utils", "util", "helpers", "helper", "common", "misc"}
 MOST_LINES = 300
 

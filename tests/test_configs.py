@@ -26,7 +26,6 @@ from omegaconf import DictConfig, OmegaConf
 from fer import experiment
 from fer.config import CONFIG_DIR, compose
 from fer.launch import resolve
-from fer.report import markdown
 from fer.runs import RunFolder
 
 # Options of these are chosen together with others, in ways of their own: Hydra's own groups, and a user's defaults.
@@ -280,17 +279,3 @@ def test_long_names_end_in_a_hash_that_tells_them_apart() -> None:
     assert first != second
     assert first == run_dir("augment.pixel_noise_variance=25", *reversed(more))
     assert len(Path(first).parent.name) == len(Path(second).parent.name) == 120
-
-
-def test_jobs_of_a_sweep_have_folders_of_their_own(overrides: list[str], tmp_path: Path) -> None:
-    sweep = ["-m", *overrides, "trainer.max_epochs=1", "method=ce,eac", "seed=0,1", f"output_dir={tmp_path / 'out'}"]
-    command = [sys.executable, "-m", "fer.train", *sweep]
-    environment = {**os.environ, "PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    results = [result.parent for result in (tmp_path / "out").glob("folder/*/*/result.json")]
-    assert sorted((folder.parent.name.partition("-")[0], folder.name) for folder in results) == [
-        ("ce", "seed0"), ("ce", "seed1"), ("eac", "seed0"), ("eac", "seed1"),
-    ]  # fmt: skip
-    table = markdown([tmp_path / "out"]).splitlines()
-    assert len(table) == 4 and all("| 2 |" in line and "±" in line for line in table[2:])

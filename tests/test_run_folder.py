@@ -12,6 +12,7 @@ import torch
 import yaml
 from conftest import Train
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from fer import experiment
 from fer.runs import RunFolder
@@ -81,6 +82,21 @@ def test_tensorboard_holds_every_metric_by_epoch(folder: Path) -> None:
     for name in TEST | TRAIN:
         points = [(event.step, event.value) for event in events.Scalars(name)]
         assert points == [(record["epoch"], pytest.approx(record[name], rel=1e-6)) for record in records]
+
+
+def test_tensorboard_holds_one_row_of_hyper_parameters_with_the_result(folder: Path) -> None:
+    events = EventAccumulator(str(folder / "tensorboard"))
+    events.Reload()
+    metadata = events.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
+    start = HParamsPluginData.FromString(metadata).session_start_info
+    shown = {name: value.string_value or value.number_value for name, value in start.hparams.items()}
+    assert shown["method"] == "eac" and shown["lambda"] == 5 and shown["noise_ratio"] == 0.3 and shown["seed"] == 0
+    result = RunFolder(folder).result()
+    (accuracy,) = events.Scalars("result/acc")
+    assert accuracy.value == pytest.approx(result["metrics"]["test/acc"])
+    (memorized,) = events.Scalars("result/memorized")
+    assert memorized.value == pytest.approx(result["after_training"]["memorized"])
+    assert "hp_metric" not in events.Tags()["scalars"]
 
 
 def test_holdout_selects_by_held_out_training_samples_and_tests_once(train: Train, tmp_path: Path) -> None:

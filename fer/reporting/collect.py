@@ -1,0 +1,170 @@
+"""Run folders, read: settings, result and records of every run; what cannot be read becomes a fault, not an end."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fer.errors import UserError
+from fer.reporting.wording import matches
+from fer.runs import RunFolder, State
+
+Settings = Mapping[str, Hashable]
+
+# Names of presets: what they set stands in the other keys.
+_PRESETS = ("experiment", "sweep")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run folder.
+
+    ``settings`` maps dotted keys of its configuration to their values and group names to the chosen options; ``named``
+    are those keys that make it another run, without ``seed``. ``metrics`` are in percent and empty unless the run is
+    done.
+    """
+
+    path: Path
+    state: State
+    settings: Settings
+    named: frozenset[str]
+    metrics: Mapping[str, float]
+    records: Sequence[Mapping[str, Any]]
+    error: str
+
+    @property
+    def seed(self) -> Hashable:
+        return self.settings["seed"]
+
+    @property
+    def identity(self) -> frozenset[tuple[str, Hashable]]:
+        """What two runs share if one repeats the other."""
+        keys = self.named | {"seed"}
+        return frozenset((key, self.settings[key]) for key in keys if self.settings[key] is not None)
+
+
+@dataclass
+class Collection:
+    """Runs by folder, and a line for each that was left out or could be read in part only."""
+
+    runs: list[Run] = field(default_factory=list)
+    faults: list[str] = field(default_factory=list)
+
+
+def collect(folders: Iterable[Path], conditions: Iterable[str] = ()) -> Collection:
+    """Every run below ``folders`` that fulfils all ``conditions``, each ``key=value`` or ``key=value,value``.
+
+    Of runs that repeat each other one stays, a finished one where there is one.
+
+    Raises:
+        UserError: a folder does not exist, a condition names no key, or no run is left.
+    """
+    folders = list(folders)
+    for folder in folders:
+        if not folder.is_dir():
+            raise UserError(f"{folder} is no folder")
+    found = Collection()
+    for file in sorted({file.resolve() for folder in folders for file in folder.rglob("config.yaml")}):
+        try:
+            found.runs.append(_read(RunFolder(file.parent), found.faults))
+        except UserError as error:
+            found.faults.append(f"left out: {error}")
+    everything = found.runs
+    for condition in conditions:
+        found.runs = _fulfilling(condition, found.runs, everything)
+    if not found.runs:
+        reasons = "".join(f"\n  {fault}" for fault in found.faults)
+        where = f" with {' and '.join(conditions)}" if everything else ""
+        raise UserError(f"no run under {', '.join(map(str, folders))}{where}{reasons}")
+    found.runs = list(_without_repetitions(found))
+    return found
+
+
+def check_keys(keys: Iterable[str], runs: Sequence[Run]) -> None:
+    """Raise a ``UserError`` for a key that no run has."""
+    known = {key for run in runs for key in run.settings}
+    for key in keys:
+        if key not in known:
+            import difflib
+
+            near = difflib.get_close_matches(key, sorted(known), n=3, cutoff=0.5)
+            raise UserError(f"no run has the key {key!r}" + (f"; near it: {', '.join(near)}" if near else ""))
+
+
+def _read(folder: RunFolder, faults: list[str]) -> Run:
+    config = folder.config()
+    choices, unnamed = config.pop("choices", None), config.get("unnamed_keys")
+    if not (isinstance(choices, dict) and isinstance(unnamed, list) and {"protocol", "seed"} <= config.keys()):
+        raise UserError(f"{folder.config_file} is no run's: it lacks choices, protocol, seed or unnamed_keys")
+    settings = dict(_flattened(config)) | dict(_flattened(choices))
+    settings["data.root"] = Path(str(settings.get("data.root", ""))).name  # data may be moved, but not renamed
+    outside = ({*unnamed} - {"data.root"}) | {*_PRESETS, "seed"}
+    state = folder.state
+    result = folder.result() if state == "done" else None
+    return Run(
+        path=folder.path,
+        state=state,
+        settings=settings,
+        named=frozenset(key for key in settings if not _is_below(key, outside)),
+        metrics=_metrics(folder, result) if result is not None else {},
+        records=_records(folder, result, faults) if result is not None else [],
+        error=folder.error() if state == "failed" else "",
+    )
+
+
+def _flattened(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Hashable]]:
+    for name, value in config.items():
+        if isinstance(value, Mapping) and value:
+            yield from _flattened(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", json.dumps(value, default=str) if isinstance(value, list | Mapping) else value
+
+
+def _is_below(key: str, stems: Iterable[str]) -> bool:
+    return any(key == stem or key.startswith(f"{stem}.") for stem in stems)
+
+
+def _metrics(folder: RunFolder, result: Mapping[str, Any]) -> dict[str, float]:
+    try:
+        shares = {**result["metrics"], **result["after_training"]}
+        if "best_test_epoch_optimistic" in result:
+            shares["best"] = result["best_test_epoch_optimistic"]["test/acc"]
+        return {key: 100 * float(share) for key, share in shares.items()}
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{folder.result_file} is no run's result ({error!r})") from error
+
+
+def _records(folder: RunFolder, result: Mapping[str, Any], faults: list[str]) -> list[dict[str, Any]]:
+    """The records of a finished run if there is one for every epoch, else none and a fault."""
+    try:
+        records = [record for record in folder.records() if isinstance(record, dict) and "epoch" in record]
+    except (OSError, UnicodeDecodeError) as error:
+        faults.append(f"without learning curve: {folder.records_file} cannot be read: {error}")
+        return []
+    epochs = result.get("epochs")
+    if len(records) != epochs:
+        faults.append(f"without learning curve: {folder.records_file} has {len(records)} readable epochs of {epochs}")
+        return []
+    return records
+
+
+def _fulfilling(condition: str, runs: Sequence[Run], everything: Sequence[Run]) -> list[Run]:
+    key, equals, text = condition.partition("=")
+    if not equals:
+        raise UserError(f"--where {condition} must be key=value or key=value,value")
+    if everything:
+        check_keys([key], everything)
+    values = (text, *text.split(","))  # whole as well, for lists
+    return [run for run in runs if any(matches(run.settings.get(key), value) for value in values)]
+
+
+def _without_repetitions(found: Collection) -> Iterator[Run]:
+    kept: dict[frozenset[tuple[str, Hashable]], Run] = {}
+    for run in sorted(found.runs, key=lambda run: run.state != "done"):
+        first = kept.setdefault(run.identity, run)
+        if first is not run:
+            found.faults.append(f"left out: {run.path} repeats {first.path} (same configuration and seed)")
+    yield from sorted(kept.values(), key=lambda run: run.path)
