@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# EAC against cross-entropy on the demo faces, with and without wrong labels, three seeds, 12 jobs.
+# EAC against cross-entropy on the demo faces, with and without wrong labels, two seeds, 8 jobs.
 #
 #   bash scripts/reproduce_demo_noise.sh
 #
