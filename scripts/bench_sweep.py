@@ -6,7 +6,7 @@ Sweep: the same tiny jobs as single commands one after the other, the loop that 
 with Hydra's basic launcher; and as one sweep on two workers (hydra/launcher=cpus, which needs Ray). Every job has one
 thread.
 Start: from the command to the first training step, alone and in a sweep, against a process that imports torch and
-Lightning only. The contestants take turns; the median of the rounds counts.
+Lightning only. The contestants take turns; the medians are printed after every round (5 minutes each on two cores).
 """
 
 from __future__ import annotations
@@ -119,20 +119,22 @@ def main(argv: Sequence[str] | None = None) -> None:
     start_rounds: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory() as warm:
         run("-m", "fer.train", *TINY, f"output_dir={warm}")  # draws and decodes the faces
-    for _ in range(options.rounds):
+    for number in range(1, options.rounds + 1):
         with tempfile.TemporaryDirectory() as folder:
             for name, work in sweeps(options.jobs, Path(folder)).items():
                 sweep_rounds.setdefault(name, []).append(seconds(work))
             for name, measure in starts(Path(folder)).items():
                 start_rounds.setdefault(name, []).append(measure())
                 (Path(folder) / "first_step").unlink(missing_ok=True)
-    found = {
-        "machine": {"system": platform.platform(), "cores": os.cpu_count(), "python": platform.python_version()},
-        "sweep": table(f"{options.jobs} jobs", sweep_rounds),
-        "start": table("start", start_rounds),
-    }
-    if options.json:
-        options.json.write_text(json.dumps(found, indent=2) + "\n")
+        print(f"\n== after round {number} of {options.rounds}")
+        found = {
+            "machine": {"system": platform.platform(), "cores": os.cpu_count(), "python": platform.python_version()},
+            "sweep": table(f"{options.jobs} jobs", sweep_rounds),
+            "start": table("start", start_rounds),
+        }
+        sys.stdout.flush()
+        if options.json:
+            options.json.write_text(json.dumps(found, indent=2) + "\n")
 
 
 if __name__ == "__main__":
