@@ -38,6 +38,7 @@ log = logging.getLogger(__name__)
 Config = Mapping[str, Any]
 _DATAMODULE_KEYS = (
     "cache_dir", "batch_size", "train_samples", "protocol", "holdout_share", "seed", "num_workers",
+    "image_cache",
 )  # fmt: skip
 T = TypeVar("T")
 

@@ -300,8 +300,10 @@ import sys
 from pathlib import Path
 import numpy as np
 from fer.data.index import SampleTable
-from fer.data.store import ImageStore
-root, cache, limit = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+from fer.data import store
+built, create = [], store._create
+store._create = lambda *arguments: (built.append(1), create(*arguments))
+root, cache, limit = Path(sys.argv[1]), sys.argv[2] or None, int(sys.argv[3])
 if limit:
     import resource
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
@@ -309,23 +311,47 @@ paths = tuple(sorted(root.iterdir()))
 rows = len(paths)
 table = SampleTable("files", root, paths, np.zeros(rows, int), np.arange(rows) > 0, ("a", "b"))
 try:
-    print(ImageStore.open(table, size=16, cache_dir=cache).content_fingerprint)
+    opened = store.ImageStore.open(table, size=16, cache_dir=cache)
+    print(opened.content_fingerprint, len(built), opened.path)
 except OSError as error:
     print(error)
 """
 
 
-def start(root: Path, cache: Path, limit: int = 0) -> subprocess.Popen[str]:
+def start(root: Path, cache: Path | str, limit: int = 0) -> subprocess.Popen[str]:
     command = [sys.executable, "-c", OPEN, str(root), str(cache), str(limit)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parent.parent)
 
 
-def test_processes_that_open_a_store_at_the_same_time_get_the_same(faces: Path, cache: Path) -> None:
-    outputs = [process.communicate(timeout=60)[0].strip() for process in [start(faces, cache) for _ in range(3)]]
-    assert len(set(outputs)) == 1
+def test_processes_that_open_a_store_at_the_same_time_build_it_once(faces: Path, cache: Path) -> None:
+    for copy in range(200):
+        picture(copy).save(faces / f"more{copy}.png")
+    outputs = [process.communicate(timeout=60)[0].split() for process in [start(faces, cache) for _ in range(3)]]
+    assert len({fingerprint for fingerprint, _, _ in outputs}) == 1
+    assert sorted(built for _, built, _ in outputs) == ["0", "0", "1"]
     store = open_store(faces, cache)
-    assert outputs[0] == store.content_fingerprint
+    assert outputs[0][0] == store.content_fingerprint
     assert sorted(path.name for path in cache.iterdir()) == [store.path.with_suffix(".json").name, store.path.name]
+
+
+def test_without_a_cache_folder_the_store_lives_as_long_as_its_process(faces: Path, cache: Path) -> None:
+    fingerprint, built, path = start(faces, "").communicate(timeout=60)[0].split()
+    assert built == "1"
+    assert fingerprint == open_store(faces, cache).content_fingerprint
+    assert not Path(path).parent.exists()
+
+
+def test_building_says_how_far_it_is(
+    faces: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(store_module, "_SECONDS_BETWEEN_LINES", 0)
+    monkeypatch.setattr(store_module, "_BLOCK", 2)
+    with caplog.at_level("INFO"):
+        open_store(faces, cache)
+    said = [record.message for record in caplog.records]
+    assert [line for line in said if line.startswith("decoded ") and "of" in line][:3] == [
+        "decoded 2 of 5 images", "decoded 4 of 5 images", "decoded 5 of 5 images",
+    ]  # fmt: skip
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs resource limits")

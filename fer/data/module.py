@@ -68,6 +68,7 @@ class FaceDataModule(L.LightningDataModule):
             draw lies inside a larger one.
         store_size: edge length in pixels of the decoded images.
         cache_dir: folder of the image stores.
+        image_cache: ``False`` decodes at every start and keeps the store only while this process lives.
         on_bad_image: ``error`` or ``skip``.
         protocol: ``last5`` evaluates the test split after every epoch; ``holdout`` keeps a stratified share of the
             training split, with its labels in force, for that.
@@ -94,6 +95,7 @@ class FaceDataModule(L.LightningDataModule):
         train_samples: int | None = None,
         seed: int = 0,
         num_workers: int = 0,
+        image_cache: bool = True,
     ) -> None:
         super().__init__()
         if train_samples is not None and train_samples < 1:
@@ -106,7 +108,7 @@ class FaceDataModule(L.LightningDataModule):
         self.noise = noise
         self.batch_size = batch_size
         self.store_size = store_size
-        self.cache_dir = cache_dir
+        self.cache_dir = cache_dir if image_cache else None
         self.on_bad_image = on_bad_image
         self.protocol = protocol
         self.holdout_share = holdout_share

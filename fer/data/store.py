@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import fcntl
 import hashlib
 import json
 import logging
@@ -29,6 +31,7 @@ FORMAT = 1
 """Raised whenever other pixels come out of the same files, so that stores of older versions are made anew."""
 _BLOCK = 512
 _CHUNK = 64
+_SECONDS_BETWEEN_LINES = 5.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,12 +51,18 @@ class ImageStore:
 
     @staticmethod
     def open(
-        table: SampleTable, *, size: int, cache_dir: str | Path, on_bad_image: str = "error", workers: int | None = None
+        table: SampleTable,
+        *,
+        size: int,
+        cache_dir: str | Path | None,
+        on_bad_image: str = "error",
+        workers: int | None = None,
     ) -> ImageStore:
         """Map the store of these files, decoding them first if no store of their present state is in ``cache_dir``.
 
         Images of another size than ``size`` x ``size`` pixels are resized with PIL's bilinear filter. ``on_bad_image``
-        is "error", or "skip" to list undecodable images in ``bad``. ``workers`` is the number of decoding threads.
+        is "error", or "skip" to list undecodable images in ``bad``. ``workers`` is the number of decoding threads, by
+        default one per core. Without ``cache_dir`` the store lies in a temporary folder until this process ends.
 
         Raises:
             DatasetError: with every image that cannot be decoded, or if skipping them leaves a split empty.
@@ -63,12 +72,16 @@ class ImageStore:
             raise ValueError(f"data.on_bad_image must be 'error' or 'skip', got {on_bad_image!r}")
         if isinstance(size, bool) or not isinstance(size, int) or size < 1:
             raise ValueError(f"data.store_size must be a whole number of pixels from 1 on, got {size!r}")
-        path = Path(cache_dir).expanduser() / f"{table.name}-{size}px-{_key(table, size)[:24]}.npy"
+        folder = _temporary_folder() if cache_dir is None else Path(cache_dir).expanduser()
+        path = folder / f"{table.name}-{size}px-{_key(table, size)[:24]}.npy"
         shape = (len(table.paths), 3, size, size)
         opened = _load(path, shape)
         if opened is None:
-            _create(path, table, size, workers or min(8, os.cpu_count() or 1))
-            opened = _load(path, shape)
+            with _only_builder_of(path):
+                opened = _load(path, shape)  # another process may have made it meanwhile
+                if opened is None:
+                    _create(path, table, size, workers or len(os.sched_getaffinity(0)))
+                    opened = _load(path, shape)
         if opened is None:
             raise OSError(f"the image store {path} was just written and cannot be read back; delete it and try again")
         images, facts = opened
@@ -138,14 +151,51 @@ def _load(path: Path, shape: tuple[int, ...]) -> tuple[NDArray[np.uint8], dict[s
     return images, facts
 
 
-def _create(path: Path, table: SampleTable, size: int, workers: int) -> None:
-    """Decode every image and put the array in place, then its facts.
+def _temporary_folder() -> Path:
+    folder = tempfile.mkdtemp(prefix="fer-images-")
+    owner = os.getpid()
 
-    Processes that do this at the same time write the same bytes, so it does not matter whose file stays.
+    def remove() -> None:
+        if os.getpid() == owner:  # forked loader workers inherit this
+            shutil.rmtree(folder, ignore_errors=True)
+
+    atexit.register(remove)
+    return Path(folder)
+
+
+@contextmanager
+def _only_builder_of(path: Path) -> Iterator[None]:
+    """Let one process at a time build a store; the system takes the lock off a process that ends, however it ends.
+
+    Where locks do not work (some network file systems) several build it: they write the same bytes, so it does not
+    matter whose file stays.
     """
+    lock_file = path.with_suffix(".lock")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = lock_file.open("w")
+    except OSError:
+        yield  # building will say what is wrong with the folder
+        return
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            log.info("waiting for another process that decodes the same images into %s", path)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        except OSError:
+            pass
+        try:
+            yield
+        finally:
+            lock_file.unlink(missing_ok=True)  # who waits for it finds the store when it is woken
+
+
+def _create(path: Path, table: SampleTable, size: int, workers: int) -> None:
+    """Decode every image and put the array in place, then its facts."""
     needed = len(table.paths) * 3 * size * size
     log.info("decoding %s images of %s into %s (%.0f MB)", f"{len(table.paths):,}", table.root, path, needed / 1e6)
-    started = time.perf_counter()
+    started = said = time.perf_counter()
     facts: dict[str, Any] = {"bad": {}, "resized": 0, "distorted": 0}
     digest = hashlib.sha256()
     try:
@@ -168,6 +218,9 @@ def _create(path: Path, table: SampleTable, size: int, workers: int) -> None:
                         facts["distorted"] += max(result) > 1.25 * min(result)
                 stream.write(block.data)
                 digest.update(block.data)
+                if time.perf_counter() - said > _SECONDS_BETWEEN_LINES:
+                    said = time.perf_counter()
+                    log.info("decoded %s of %s images", f"{start + len(paths):,}", f"{len(table.paths):,}")
         facts["content"] = digest.hexdigest()
         with _replacing(path.with_suffix(".json")) as stream:
             stream.write(json.dumps(facts, indent=1).encode())
