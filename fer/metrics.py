@@ -35,8 +35,9 @@ class EvaluationMetrics(Metric):
 
     def update(self, probabilities: Tensor, labels: Tensor) -> None:
         confidence, predicted = probabilities.double().max(1)
-        pairs = torch.bincount(labels * self.num_classes + predicted, minlength=self.num_classes**2)
-        self.confusion += pairs.view_as(self.confusion)
+        # Not bincount, for which a GPU has to be waited.
+        pairs = labels * self.num_classes + predicted
+        self.confusion.view(-1).index_add_(0, pairs, torch.ones_like(pairs))
         # A softmax that saturates at 1 belongs to the last bin; NaN, which no index can be made of, shows in the sums.
         bins = (confidence.nan_to_num() * CALIBRATION_BINS).long().clamp(max=CALIBRATION_BINS - 1)
         values = torch.stack([torch.ones_like(confidence), confidence, (predicted == labels).double()])

@@ -1,0 +1,84 @@
+"""Training and evaluation steps hand work to the device and never ask for a value, which a GPU would have to be awaited
+for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as L
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from fer import experiment
+from fer.config import compose
+from fer.launch import resolve
+from fer.runs import RunFolder
+
+# Operations whose result, or the shape of it, has to reach the CPU.
+WAITING = {"_local_scalar_dense", "nonzero", "bincount", "masked_select", "_unique2", "equal", "is_nonzero"}
+
+
+class Waits(TorchDispatchMode):
+    """Collects the names of operations that would wait."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.overloadpacket.__name__
+        by_mask = name in ("index", "index_put_") and any(
+            i is not None and i.dtype in (torch.bool, torch.uint8) for i in args[1]
+        )
+        if name in WAITING or by_mask:
+            self.seen.append(name)
+        return func(*args, **(kwargs or {}))
+
+
+class Watch(L.Callback):
+    """Looks at whole steps as the Trainer makes them, optimiser and hooks included."""
+
+    def __init__(self) -> None:
+        self.waits: dict[str, list[list[str]]] = {"train": [], "evaluation": []}
+
+    def _start(self) -> None:
+        self.mode = Waits()
+        self.mode.__enter__()
+
+    def _end(self, phase: str) -> None:
+        self.mode.__exit__(None, None, None)
+        self.waits[phase].append(self.mode.seen)
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        self._start()
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        self._end("train")
+
+    def on_validation_batch_start(self, *_: Any) -> None:
+        self._start()
+
+    def on_validation_batch_end(self, *_: Any) -> None:
+        self._end("evaluation")
+
+
+@pytest.mark.parametrize("method", ["ce", "eac"])
+def test_steps_wait_only_where_they_log(method: str, tmp_path: Path) -> None:
+    overrides = [
+        f"method={method}", "data.reader.train=48", "data.reader.test=24", "batch_size=8", "augment.size=24",
+        "backbone.width=8", "trainer.max_epochs=1", "trainer.accelerator=cpu", "trainer.log_every_n_steps=4",
+        "trainer.enable_progress_bar=false", "noise.ratio=0.3",
+    ]  # fmt: skip
+    (tmp_path / "checkpoints").mkdir()
+    built = experiment.build(resolve(compose(overrides), {}), RunFolder(tmp_path))
+    watch = Watch()
+    built.trainer.callbacks.append(watch)
+    built.trainer.fit(built.method, datamodule=built.datamodule)
+
+    # The first step may make what all others use.
+    steps = [bool(seen) for seen in watch.waits["train"]][1:]
+    assert steps == [False, False, True, False, False], watch.waits["train"]
+    assert len(watch.waits["evaluation"]) == 3
+    assert not any(watch.waits["evaluation"]), watch.waits["evaluation"]
