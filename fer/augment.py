@@ -79,7 +79,7 @@ class Augmentation(nn.Module):
 
     def one_view(self, image: Tensor) -> Tensor:
         """Pixel noise, resize, normalise, erase."""
-        return self._erase(self.test_view(self._pixel_noise(image)))
+        return self._erase_(self.test_view(self._pixel_noise(image)))
 
     def two_views(
         self, image: Tensor, *, erase: EraseRecipe = "shared", pixel_noise_on_second_view: bool | None = None
@@ -99,19 +99,18 @@ class Augmentation(nn.Module):
         noisy = self._pixel_noise(image)
         first = self.test_view(noisy)
         erased = self._draw_erased(first)
-        first = first.masked_fill(erased, 0.0)
+        first.masked_fill_(erased, 0.0)
         if erase == "shared":
             if pixel_noise_on_second_view is False:
-                return first, mirror(self.test_view(image).masked_fill(erased, 0.0))
+                return first, mirror(self.test_view(image).masked_fill_(erased, 0.0))
             return first, mirror(first)
         mirrored = mirror(image)
         if pixel_noise_on_second_view:
             mirrored = self._pixel_noise(mirrored)
-        return first, self._erase(self.test_view(mirrored))
+        return first, self._erase_(self.test_view(mirrored))
 
     def _normalise(self, image: Tensor) -> Tensor:
-        normalised: Tensor = (image.to(self.mean.dtype) - self.mean) / self.std
-        return normalised
+        return image.to(self.mean.dtype, copy=True).sub_(self.mean).div_(self.std)
 
     def _pixel_noise(self, image: Tensor) -> Tensor:
         if self.pixel_noise_probability == 0:
@@ -122,8 +121,9 @@ class Augmentation(nn.Module):
         noisy = noise.add_(image).clamp_(0, 255).to(torch.uint8)
         return torch.where(chosen, noisy, image)
 
-    def _erase(self, view: Tensor) -> Tensor:
-        return view.masked_fill(self._draw_erased(view), 0.0)
+    def _erase_(self, view: Tensor) -> Tensor:
+        """Erases in place: views are large, and this one is used nowhere else."""
+        return view.masked_fill_(self._draw_erased(view), 0.0)
 
     def _draw_erased(self, view: Tensor) -> Tensor:
         """Mask (B, 1, H, W) of erased pixels; the law of torchvision's RandomErasing."""

@@ -25,6 +25,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from fer.devices import devices_per_node, world_size
 from fer.errors import ConfigError, RunFailed, TrainingError, UserError
+from fer.host_memory import keep_freed_memory
 from fer.runs import RunFolder, RunFolderError
 from fer.terminal import log_to_terminal
 
@@ -152,6 +153,7 @@ def train_rank(config: Mapping[str, Any], path: str | Path) -> Result | UserErro
     """
     from fer import experiment  # seconds of imports, which refused and finished runs do without
 
+    keep_freed_memory()
     folder = RunFolder(path)
     try:
         if not _is_first_rank():

@@ -24,7 +24,7 @@ LAYERS = (
     ("predictions", "callbacks"),
     ("methods", "data", "reporting"),
     ("models", "augment", "metrics", "results", "runs", "devices"),
-    ("batch", "cam", "errors", "terminal", "provenance"),
+    ("batch", "cam", "errors", "terminal", "provenance", "host_memory"),
 )
 MAY_KNOW_HYDRA = {"train", "evaluate", "data.cli", "sweep", "launch", "config", "resources", "experiment"}
 # Everything else in fer.data works on files and arrays, so that the data tools start at once.
