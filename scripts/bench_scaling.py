@@ -1,0 +1,149 @@
+"""Seconds of an epoch and memory against image size, number of faces and ranks. Prints tables with ratios.
+
+    python scripts/bench_scaling.py [--sizes 64 96 ...] [--faces 1000 10000 ...] [--ranks 1 2] [--json FILE]
+
+Every row is a ``fer-train`` of its own on demo faces with the tiny backbone, on the CPU. Of two epochs the second
+counts. Drawing and decoding the faces happens before and shows under "around". Memory is that of the largest of the
+run's processes: pages of the image store that it has touched count, although all processes share them and the system
+may take them back; "own" leaves them out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+TINY = [
+    "data.reader.test=64",
+    "trainer.max_epochs=2",
+    "trainer.accelerator=cpu",
+    "trainer.enable_progress_bar=false",
+    "logger=none",
+]
+
+
+class MemoryWatch(threading.Thread):
+    """Largest resident and largest own (not file-backed) memory in MB of a process or one of its children."""
+
+    def __init__(self, pid: int) -> None:
+        super().__init__(daemon=True)
+        self.root = pid
+        self.resident = self.own = 0.0
+        self.done = threading.Event()
+
+    def run(self) -> None:
+        while not self.done.wait(0.2):
+            family, added = {self.root}, True
+            parents = dict(_parents())
+            while added:
+                more = {child for child, parent in parents.items() if parent in family} - family
+                family, added = family | more, bool(more)
+            for process in family:
+                self._look(process)
+
+    def _look(self, process: int) -> None:
+        try:
+            status = Path(f"/proc/{process}/status").read_text()
+        except OSError:
+            return
+        values = {key: value for key, _, value in (line.partition(":") for line in status.splitlines())}
+        if "VmRSS" in values:
+            self.resident = max(self.resident, _megabytes(values["VmRSS"]))
+            self.own = max(self.own, _megabytes(values["RssAnon"]))
+
+
+def _parents() -> list[tuple[int, int]]:
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                fields = (entry / "stat").read_text().rpartition(")")[2].split()
+            except OSError:
+                continue
+            found.append((int(entry.name), int(fields[1])))
+    return found
+
+
+def _megabytes(value: str) -> float:
+    return int(value.split()[0]) / 1e3
+
+
+def epoch(*, size: int, faces: int, ranks: int, output: Path) -> dict[str, float]:
+    """Seconds of the second epoch and of everything before the first, and memory."""
+    folder = output / f"{size}-{faces}-{ranks}"
+    command = [
+        sys.executable, "-m", "fer.train", *TINY, f"augment.size={size}", f"data.reader.train={faces}",
+        f"trainer.devices={ranks}", f"hydra.run.dir={folder}",
+    ]  # fmt: skip
+    started = time.perf_counter()
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        memory = MemoryWatch(process.pid)
+        memory.start()
+        said = process.communicate()[0]
+        memory.done.set()
+    if process.returncode:
+        raise SystemExit(said)
+    total = time.perf_counter() - started
+    records = [json.loads(line) for line in (folder / "records.jsonl").read_text().splitlines()]
+    seconds = [record["seconds"] for record in records]
+    return {
+        "epoch": seconds[1],
+        "faces per second": faces / seconds[1],
+        "around": total - sum(seconds),
+        "resident MB": memory.resident,
+        "own MB": memory.own,
+    }
+
+
+def table(title: str, rows: dict[int, dict[str, float]], expected: dict[int, float]) -> None:
+    first = next(iter(rows))
+    print(
+        f"\n{title:>12}{'epoch s':>10}{'ratio':>8}{'expected':>10}{'faces/s':>10}{'around s':>10}{'MB':>8}{'own MB':>8}"
+    )
+    for value, row in rows.items():
+        ratio = row["epoch"] / rows[first]["epoch"]
+        print(
+            f"{value:12,}{row['epoch']:10.1f}{ratio:8.2f}{expected[value] / expected[first]:10.2f}"
+            f"{row['faces per second']:10.0f}{row['around']:10.1f}{row['resident MB']:8.0f}{row['own MB']:8.0f}",
+            flush=True,
+        )
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sizes", type=int, nargs="*", default=[64, 96, 128, 160, 192, 224])
+    parser.add_argument("--faces", type=int, nargs="*", default=[1000, 10000, 100000])
+    parser.add_argument("--ranks", type=int, nargs="*", default=[1, 2])
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args(argv)
+    found: dict[str, Any] = {"machine": {"system": platform.platform(), "cores": os.cpu_count()}}
+    with tempfile.TemporaryDirectory() as folder:
+        output = Path(folder)
+        plans = {
+            "size": [{"size": size, "faces": 1000, "ranks": 1} for size in options.sizes],
+            "faces": [{"size": 48, "faces": faces, "ranks": 1} for faces in options.faces],
+            "ranks": [{"size": 64, "faces": 2000, "ranks": ranks} for ranks in options.ranks],
+        }
+        for what, plan in plans.items():
+            rows = {values[what]: epoch(**values, output=output / what) for values in plan}
+            # Work grows with the pixels and with the faces; ranks share these cores.
+            expected = {value: {"size": value**2, "faces": value, "ranks": 1}[what] for value in rows}
+            if rows:
+                table(what, rows, expected)
+            found[what] = rows
+    if options.json:
+        options.json.write_text(json.dumps(found, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
