@@ -37,8 +37,7 @@ log = logging.getLogger(__name__)
 
 Config = Mapping[str, Any]
 _DATAMODULE_KEYS = (
-    "cache_dir", "batch_size", "train_samples", "protocol", "holdout_share", "seed", "num_workers",
-    "image_cache",
+    "cache_dir", "image_cache", "batch_size", "train_samples", "protocol", "holdout_share", "seed", "num_workers",
 )  # fmt: skip
 T = TypeVar("T")
 
@@ -180,7 +179,7 @@ def _build_datamodule(config: Config) -> FaceDataModule:
         noise=_instantiate(config["noise"]),
         store_size=config["data"]["store_size"],
         on_bad_image=config["data"]["on_bad_image"],
-        **{key: config[key] for key in _DATAMODULE_KEYS},
+        **{key: config[key] for key in _DATAMODULE_KEYS if key in config},  # a kept one may be older than a key
     )
     _configured(datamodule.setup)
     return datamodule

@@ -71,7 +71,10 @@ def check(arguments: argparse.Namespace) -> None:
     print(_summary(table))
     _show(_counts(table, None))
     store = ImageStore.open(
-        table, size=config.data.store_size, cache_dir=config.cache_dir, on_bad_image=config.data.on_bad_image
+        table,
+        size=config.data.store_size,
+        cache_dir=config.cache_dir if config.image_cache else None,
+        on_bad_image=config.data.on_bad_image,
     )
     given = _noisy(config, table)
     for warning in (*table.warnings, *store.warnings, *_leaks(table)):
