@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from fer.cam import mirror
 
-EraseRecipe = Literal["shared", "independent"]
-ERASE_RECIPES = ("shared", "independent")
+EraseRecipe = Literal["shared", "independent", "none"]
+ERASE_RECIPES = ("shared", "independent", "none")
 
 _ERASE_ATTEMPTS = 10  # torchvision.transforms.RandomErasing gives up after ten rectangles that do not fit.
 _RESIZE_BITS = 22  # Pillow's fixed-point resampling: 32 bits less 8 for the pixel and 2 for head room.
@@ -86,24 +86,26 @@ class Augmentation(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """The view that is classified and its mirrored partner, (B, 3, size, size) each.
 
-        The first view equals ``one_view`` with the same state of the generator.
+        Unless nothing is erased, the first view equals ``one_view`` with the same state of the generator.
 
         Args:
             image: uint8 (B, 3, h, w).
             erase: ``shared``, the second view is the mirror image of the finished first view; ``independent``, it is
-                made from the mirrored original with an erased rectangle of its own.
+                made from the mirrored original with an erased rectangle of its own; ``none``, as ``shared`` with
+                nothing erased.
             pixel_noise_on_second_view: ``None`` = as the recipe has it, yes when shared and no when independent.
                 ``False`` when shared: the mirror image without the noise, erased in the same place. ``True`` when
                 independent: noise of its own.
         """
-        noisy = self._pixel_noise(image)
-        first = self.test_view(noisy)
-        erased = self._draw_erased(first)
-        first.masked_fill_(erased, 0.0)
-        if erase == "shared":
-            if pixel_noise_on_second_view is False:
-                return first, mirror(self.test_view(image).masked_fill_(erased, 0.0))
-            return first, mirror(first)
+        first = self.test_view(self._pixel_noise(image))
+        erased = None if erase == "none" else self._draw_erased(first)
+        if erased is not None:
+            first.masked_fill_(erased, 0.0)
+        if erase != "independent":
+            if pixel_noise_on_second_view is not False:
+                return first, mirror(first)
+            second = self.test_view(image)
+            return first, mirror(second if erased is None else second.masked_fill_(erased, 0.0))
         mirrored = mirror(image)
         if pixel_noise_on_second_view:
             mirrored = self._pixel_noise(mirrored)

@@ -1,4 +1,8 @@
-"""Where the configuration stands, how it is composed outside ``@hydra.main``, and how a run folder gets its name."""
+"""Where the configuration stands, how it is composed outside ``@hydra.main``, and how a run folder gets its name.
+
+Resolvers: ``${run_group:}``, ``${run_name:}``, and ``${epochs:10,60}``, an epoch that a paper states of 60, scaled to
+``trainer.max_epochs``.
+"""
 
 from __future__ import annotations
 
@@ -99,3 +103,6 @@ def _plain(text: str) -> str:
 
 OmegaConf.register_new_resolver("run_group", lambda *, _root_: run_group(_root_), replace=True)
 OmegaConf.register_new_resolver("run_name", lambda *, _root_: run_name(_root_), replace=True)
+OmegaConf.register_new_resolver(
+    "epochs", lambda epoch, of, *, _root_: round(epoch / of * _root_.trainer.max_epochs), replace=True
+)

@@ -19,7 +19,7 @@ from fer import launch
 from fer.config import compose
 
 PROJECT = Path(__file__).resolve().parent.parent
-USE_RANKS = ("test_batch_norm.py", "test_distributed.py")
+USE_RANKS = ("test_batch_norm.py", "test_distributed.py", "test_methods.py")
 CHOICES = {"method": "eac", "backbone": "tiny", "data": "folder", "noise": "symmetric"}
 
 # The same examples every time: a failure is then always the change's own. No deadlines: machines differ.

@@ -3,67 +3,26 @@
 from __future__ import annotations
 
 import copy
-import functools
 import math
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor, nn
+from small_methods import CLASSES, GAMMA, LR, WEIGHT_DECAY, build, raw_images, with_views
+from torch import Tensor
 from torch.func import functional_call
 from torch.nn import functional as F
-from torch.optim.lr_scheduler import ExponentialLR
 
-from fer.augment import Augmentation
 from fer.batch import Batch
 from fer.cam import class_activation_maps, mirror
-from fer.methods.base import Method, Setting
+from fer.methods.base import Method
 from fer.methods.ce import CrossEntropy
-from fer.methods.eac import EAC, attention_consistency_loss
-from fer.models.backbones import tiny
+from fer.methods.eac import attention_consistency_loss
 from fer.models.network import FaceNetwork
 
-CLASSES = 5
-LR, WEIGHT_DECAY, GAMMA = 1e-2, 1e-4, 0.9
 SEEDS = st.integers(0, 2**32 - 1)
-
-
-def build(method: Callable[..., Method] = EAC, *, channels_last: bool = True, **values: Any) -> Any:
-    """A method in float64 whose initial weights are always the same."""
-    torch.manual_seed(0)
-    setting = Setting(
-        build_network=lambda: FaceNetwork(tiny(width=8), CLASSES, channels_last=channels_last),
-        augmentation=Augmentation(size=32),
-        optimizer=functools.partial(torch.optim.Adam, lr=LR, weight_decay=WEIGHT_DECAY),
-        scheduler=functools.partial(ExponentialLR, gamma=GAMMA),
-        class_names=tuple("abcde"),
-        given_labels=torch.arange(6) % CLASSES,
-    )
-    built = method(setting, **values).double()
-    # Statistics of BatchNorm off their initial 0 and 1 and a bias off 0 let mistakes in them show.
-    with torch.no_grad():
-        for module in built.network.modules():
-            if isinstance(module, nn.BatchNorm2d):
-                module.weight.uniform_(0.5, 1.5)
-                module.bias.uniform_(-0.5, 0.5)
-    return built.train()
-
-
-def raw_images(count: int = 6) -> Tensor:
-    return torch.randint(0, 256, (count, 3, 40, 40), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
-
-
-def batch_of(image: Tensor | tuple[Tensor, Tensor], count: int = 6) -> Batch:
-    label = torch.arange(count) % CLASSES
-    return Batch(image, label, label, torch.arange(count))
-
-
-def with_views(method: Method, count: int = 6, seed: int = 3) -> Any:
-    torch.manual_seed(seed)
-    return batch_of(method.make_views(raw_images(count)), count)
 
 
 def gradients(method: Method, value: Tensor, **options: Any) -> dict[str, Any]:

@@ -24,7 +24,7 @@ def extended(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copytree(PROJECT / folder, root / folder, ignore=shutil.ignore_patterns("__pycache__"))
     examples = BLOCK.findall((PROJECT / "README.md").read_text(encoding="utf-8"))
     assert [name for name, _ in examples] == [
-        "fer/methods/label_smoothing.py", "conf/method/label_smoothing.yaml",
+        "fer/methods/focal.py", "conf/method/focal.yaml",
         "fer/models/densenet.py", "conf/backbone/densenet121.yaml",
         "fer/data/csv_table.py", "conf/data/csv_table.yaml",
     ]  # fmt: skip
@@ -45,15 +45,15 @@ def test_a_method_a_backbone_and_a_data_set_are_a_file_and_a_yaml_each(
         writer.writerow(["file", "label", "split"])
         writer.writerows([p.relative_to(data), p.parent.name, p.parent.parent.name] for p in images)
     command = [
-        sys.executable, "-m", "fer.train", "method=label_smoothing", "method.share=0.2", "backbone=densenet121",
+        sys.executable, "-m", "fer.train", "method=focal", "method.gamma=1.5", "backbone=densenet121",
         "data=csv_table", f"data.root={data}", "data.store_size=32", "augment.size=32", "batch_size=20",
         "trainer.max_epochs=1", "trainer.accelerator=cpu", f"cache_dir={tmp_path / 'cache'}",
     ]  # fmt: skip
     environment = {**os.environ, "PYTHONPATH": str(extended), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    (result,) = (tmp_path / "outputs" / "csv_table").glob("label_smoothing-densenet121-none-*/seed0/result.json")
-    assert "method.share" in str(result)
+    (result,) = (tmp_path / "outputs" / "csv_table").glob("focal-densenet121-none-*/seed0/result.json")
+    assert "method.gamma" in str(result)
     (data / "train" / "bar" / "000.png").unlink()
     done = subprocess.run(
         [*command, "seed=1"], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False

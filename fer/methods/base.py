@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import lightning.pytorch as L
 import torch
@@ -53,11 +53,11 @@ class Method(L.LightningModule):
     """A way to train. A subclass states ``views`` and writes ``loss``.
 
     Its constructor takes the setting and, keyword-only, plain Python values: these are saved as hyper-parameters.
-    State that follows samples is a registered buffer of length N indexed by ``batch.index``; under DDP every rank
-    has its own copy and sees its own samples.
+    State that follows samples is registered with ``register_sample_state`` and indexed by ``batch.index``. What a loss
+    computes over the samples of a batch it computes under DDP over each rank's share.
     """
 
-    views: ClassVar[int] = 1
+    views: int = 1
     """1: ``batch.image`` reaches ``loss`` as a view (B, 3, H, W); 2: as a pair of views."""
 
     def __init__(self, setting: Setting) -> None:
@@ -72,6 +72,8 @@ class Method(L.LightningModule):
         self.training_statistics = TrainingStatistics()
         self.epoch_record: dict[str, float] = {}
         """Metrics of the newest epoch, complete when the epoch ends."""
+        self._sample_states: list[str] = []
+        self._seen: list[Tensor] = []
         self._make_optimizer = setting.optimizer
         self._make_scheduler = setting.scheduler
 
@@ -85,8 +87,21 @@ class Method(L.LightningModule):
 
     def forward(self, image: Tensor) -> Tensor:
         """Logits (B, K) of uint8 images (B, 3, h, w), as evaluated."""
-        logits: Tensor = self.network(self.augmentation.test_view(image))[1]
+        return self.classify(self.augmentation.test_view(image))
+
+    def classify(self, view: Tensor) -> Tensor:
+        """Logits (B, K) of views (B, 3, H, W), as evaluated; a method with other outputs or networks overrides it."""
+        logits: Tensor = self.network(view)[1]
         return logits
+
+    def register_sample_state(self, name: str, values: Tensor) -> None:
+        """Make ``values`` (N, ...), a row per training sample, the buffer ``self.<name>``.
+
+        Checkpoints hold it. A step changes rows of its own batch only; after every epoch all ranks have the rows that
+        each of them has changed.
+        """
+        self.register_buffer(name, values)
+        self._sample_states.append(name)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Name the backbone, so that weights taken from the checkpoint can be refused where they do not belong."""
@@ -109,6 +124,7 @@ class Method(L.LightningModule):
         loss = self.loss(batch._replace(image=self.make_views(batch.image)))
         parts = {"loss": loss.total, **loss.parts}
         self.training_statistics.update(loss.logits, batch, parts)
+        self._seen.append(batch.index)
         step = self.global_step + 1
         if self.logger is not None and step % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             values = {f"step/{name}": float(value.detach()) for name, value in parts.items()}
@@ -117,10 +133,13 @@ class Method(L.LightningModule):
 
     def on_train_epoch_start(self) -> None:
         self.training_statistics.reset()
+        self._seen = []
         self.epoch_record = {"lr": self.trainer.optimizers[0].param_groups[0]["lr"]}
 
     def on_train_epoch_end(self) -> None:
-        values = self.training_statistics.compute(self._sum_over_ranks)
+        if self.trainer.world_size > 1 and self._sample_states:
+            self._share_sample_states()
+        values = self.training_statistics.compute(self.sum_over_ranks)
         self._record({f"train/{name}": value for name, value in values.items()})
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
@@ -141,12 +160,24 @@ class Method(L.LightningModule):
         assert isinstance(batch.image, Tensor)
         return {"index": batch.index, "probabilities": self(batch.image).softmax(1).float()}
 
+    def _share_sample_states(self) -> None:
+        """An epoch shows every sample to one rank, whose row all ranks now take."""
+        seen = torch.zeros(len(getattr(self, self._sample_states[0])), dtype=torch.bool, device=self.device)
+        seen[torch.cat(self._seen)] = True
+        anywhere = self.sum_over_ranks(seen.int()) > 0
+        for name in self._sample_states:
+            state: Tensor = getattr(self, name)
+            own = state.clone()
+            own[~seen] = 0
+            state[anywhere] = self.sum_over_ranks(own)[anywhere]
+
     def _share_of_step(self, samples: int) -> Tensor:
         """What makes DDP's mean over ranks of losses the mean over samples, where ranks hold different numbers."""
-        everywhere = self._sum_over_ranks(torch.tensor(float(samples), device=self.device))
+        everywhere = self.sum_over_ranks(torch.tensor(float(samples), device=self.device))
         return samples * self.trainer.world_size / everywhere
 
-    def _sum_over_ranks(self, values: Tensor) -> Tensor:
+    def sum_over_ranks(self, values: Tensor) -> Tensor:
+        """Sum of every rank's tensor, which may be overwritten; without gradient."""
         summed = self.trainer.strategy.reduce(values, reduce_op="sum")
         assert isinstance(summed, Tensor)
         return summed

@@ -33,7 +33,64 @@ def attention_consistency_loss(cam: Tensor, cam_of_mirrored: Tensor) -> Tensor:
     return F.mse_loss(cam, mirror(cam_of_mirrored))
 
 
-class EAC(Method):
+class AttentionConsistency(Method):
+    """A method that classifies one view and can add ``lam`` times the attention consistency of two: EAC on anything.
+
+    A subclass writes ``classification``. With ``lam=0`` it gets one view, and the second is neither made nor passed.
+
+    Args:
+        setting: what the experiment fixes.
+        lam: weight of the consistency loss, 0 or more.
+        erase: how the second view is made, see ``EAC``.
+
+    Raises:
+        ValueError: a value outside those listed.
+    """
+
+    def __init__(self, setting: Setting, *, lam: float = 0.0, erase: EraseRecipe = "shared") -> None:
+        if not (isinstance(lam, int | float) and math.isfinite(lam) and lam >= 0):
+            raise ValueError(f"method.lam is {lam}; it must be a number of 0 or more")
+        if erase not in ERASE_RECIPES:
+            raise ValueError(f"method.erase is {erase!r}; choose one of {', '.join(ERASE_RECIPES)}")
+        super().__init__(setting)
+        self.lam = lam
+        self.erase: EraseRecipe = erase
+        self.views = 2 if lam else 1
+
+    def classification(self, features: Tensor, logits: Tensor, batch: Batch) -> Loss:
+        """The loss of the classified view.
+
+        Args:
+            features: its feature map (B, C, h, w).
+            logits: those of the network's linear classifier, (B, K).
+            batch: as in ``loss``.
+        """
+        raise TypeError(f"{type(self).__name__} must define classification(features, logits, batch)")
+
+    def make_views(self, image: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        return super().make_views(image) if self.views == 1 else self.augmentation.two_views(image, erase=self.erase)
+
+    def loss(self, batch: Batch) -> Loss:
+        if self.views == 1:
+            features, logits = self.network(batch.image)
+            return self.classification(features, logits, batch)
+        features, mirrored_features, logits = self.features_of_both(*batch.image)
+        classified = self.classification(features, logits, batch)
+        weight = self.network.classifier.weight.detach()
+        loss_consistency = attention_consistency_loss(
+            class_activation_maps(features, weight), class_activation_maps(mirrored_features, weight)
+        )
+        total = classified.total + self.lam * loss_consistency
+        return Loss(total, classified.logits, {**classified.parts, "loss_consistency": loss_consistency})
+
+    def features_of_both(self, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Feature maps (B, C, h, w) of both views and the logits (B, K) of the first."""
+        features, logits = self.network(first)
+        mirrored_features, _ = self.network(second)
+        return features, mirrored_features, logits
+
+
+class EAC(AttentionConsistency):
     """Cross-entropy on the first view plus ``lam`` times the attention consistency of the two views.
 
     Only the first view is classified (the paper's imbalanced framework). With ``lam=0`` and ``forward=two_pass``
@@ -45,7 +102,7 @@ class EAC(Method):
         lam: weight of the consistency loss, 0 or more (paper: 5).
         erase: ``shared``, the second view is the mirror image of the erased first view (the paper's text; the
             released code with the clean label list); ``independent``, the second view is erased on its own (the
-            released code with any other list).
+            released code with any other list); ``none``, nothing is erased in either.
         pixel_noise_on_second_view: ``None`` = as the released code has it, yes when shared and no when independent.
         forward: ``two_pass``, a pass per view as released; ``joint_per_view_statistics``, one pass with BatchNorm
             statistics per view, the same mathematics; ``joint``, one pass whose BatchNorm mixes the views, which is
@@ -54,8 +111,6 @@ class EAC(Method):
     Raises:
         ValueError: a value outside those listed.
     """
-
-    views = 2
 
     def __init__(
         self,
@@ -66,15 +121,10 @@ class EAC(Method):
         pixel_noise_on_second_view: bool | None = None,
         forward: Forward = "two_pass",
     ) -> None:
-        if not (isinstance(lam, int | float) and math.isfinite(lam) and lam >= 0):
-            raise ValueError(f"method.lam is {lam}; it must be a number of 0 or more")
-        if erase not in ERASE_RECIPES:
-            raise ValueError(f"method.erase is {erase!r}; choose one of {', '.join(ERASE_RECIPES)}")
         if forward not in FORWARDS:
             raise ValueError(f"method.forward is {forward!r}; choose one of {', '.join(FORWARDS)}")
-        super().__init__(setting)
-        self.lam = lam
-        self.erase: EraseRecipe = erase
+        super().__init__(setting, lam=lam, erase=erase)
+        self.views = 2
         self.pixel_noise_on_second_view = pixel_noise_on_second_view
         self.forward_mode = forward
         if forward == "joint_per_view_statistics":
@@ -85,23 +135,13 @@ class EAC(Method):
             image, erase=self.erase, pixel_noise_on_second_view=self.pixel_noise_on_second_view
         )
 
-    def loss(self, batch: Batch) -> Loss:
-        features, mirrored_features, logits = self._features_of_both(*batch.image)
+    def classification(self, features: Tensor, logits: Tensor, batch: Batch) -> Loss:
         loss_cls = F.cross_entropy(logits, batch.label)
-        weight = self.network.classifier.weight.detach()
-        loss_consistency = attention_consistency_loss(
-            class_activation_maps(features, weight), class_activation_maps(mirrored_features, weight)
-        )
-        total = loss_cls + self.lam * loss_consistency
-        return Loss(total, logits, {"loss_cls": loss_cls, "loss_consistency": loss_consistency})
+        return Loss(loss_cls, logits, {"loss_cls": loss_cls})
 
-    def _features_of_both(self, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Feature maps (B, C, h, w) of both views and the logits (B, K) of the first."""
+    def features_of_both(self, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         if self.forward_mode == "two_pass":
-            features, logits = self.network(first)
-            mirrored_features, _ = self.network(second)
-        else:
-            both, logits = self.network(torch.cat([first, second]))
-            features, mirrored_features = both.chunk(2)
-            logits = logits[: len(first)]
-        return features, mirrored_features, logits
+            return super().features_of_both(first, second)
+        both, logits = self.network(torch.cat([first, second]))
+        features, mirrored_features = both.chunk(2)
+        return features, mirrored_features, logits[: len(first)]

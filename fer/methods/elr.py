@@ -1,0 +1,63 @@
+"""ELR, early-learning regularisation: S. Liu, J. Niles-Weed, N. Razavian, C. Fernandez-Granda, "Early-Learning
+Regularization Prevents Memorization of Noisy Labels", NeurIPS 2020, arXiv 2007.00151.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from fer.augment import EraseRecipe
+from fer.batch import Batch
+from fer.methods.base import Loss, Setting
+from fer.methods.eac import AttentionConsistency
+
+LEAST_PROBABILITY = 1e-4
+
+
+class ELR(AttentionConsistency):
+    """Cross-entropy plus ``strength * mean(log(1 - <target, p>))``, with a running mean of each sample's predictions.
+
+    ``target <- beta * target + (1 - beta) * p / sum(p)`` at every step that shows the sample, before the loss; no
+    gradient goes through it. p is clamped to 1e-4..1 - 1e-4, as released.
+
+    Args:
+        setting: what the experiment fixes.
+        beta: momentum of the targets, in [0, 1) (CIFAR-10: 0.7, CIFAR-100: 0.9).
+        strength: weight of the regulariser, the paper's lambda, 0 or more (CIFAR-10: 3, CIFAR-100: 7).
+        lam, erase: see ``AttentionConsistency``.
+
+    Raises:
+        ValueError: a value outside its range.
+    """
+
+    targets: Tensor
+    """Float (N, K), 0 until a sample has been seen."""
+
+    def __init__(
+        self,
+        setting: Setting,
+        *,
+        beta: float = 0.7,
+        strength: float = 3.0,
+        lam: float = 0.0,
+        erase: EraseRecipe = "shared",
+    ) -> None:
+        if not 0 <= beta < 1:
+            raise ValueError(f"method.beta is {beta}; it must lie in [0, 1)")
+        if not strength >= 0:
+            raise ValueError(f"method.strength is {strength}; it must be 0 or more")
+        super().__init__(setting, lam=lam, erase=erase)
+        self.beta, self.strength = beta, strength
+        self.register_sample_state("targets", torch.zeros(len(setting.given_labels), self.num_classes))
+
+    def classification(self, features: Tensor, logits: Tensor, batch: Batch) -> Loss:
+        p = logits.softmax(1).clamp(LEAST_PROBABILITY, 1 - LEAST_PROBABILITY)
+        now = p.detach().to(self.targets.dtype)
+        target = self.beta * self.targets[batch.index] + (1 - self.beta) * now / now.sum(1, keepdim=True)
+        self.targets[batch.index] = target
+        loss_cls = F.cross_entropy(logits, batch.label)
+        loss_elr = torch.log(1 - (target * p).sum(1)).mean()
+        total = loss_cls + self.strength * loss_elr
+        return Loss(total, logits, {"loss_cls": loss_cls, "loss_elr": loss_elr})

@@ -1,0 +1,84 @@
+"""GCE, generalised cross-entropy: Z. Zhang, M. Sabuncu, "Generalized Cross Entropy Loss for Training Deep Neural
+Networks with Noisy Labels", NeurIPS 2018, arXiv 1805.07836.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fer.augment import EraseRecipe
+from fer.batch import Batch
+from fer.methods.base import Loss, Setting
+from fer.methods.eac import AttentionConsistency
+from fer.methods.training_pass import over_training_samples
+
+LEAST_PROBABILITY = 1e-7
+"""The slope of p ** q is infinite at 0, which a softmax reaches in float32."""
+
+
+def generalised_cross_entropy(p: Tensor, q: float) -> Tensor:
+    """``(1 - p ** q) / q`` of the label's probability p: cross-entropy as q goes to 0, 1 - p at q = 1."""
+    return (1 - p.clamp(min=LEAST_PROBABILITY) ** q) / q
+
+
+class GCE(AttentionConsistency):
+    """``mean(w * (1 - p_y ** q) / q)`` over the batch; w is 1 or, once ``truncate_at`` acts, 0 for doubted labels.
+
+    With ``truncate_at`` = k, from epoch ``truncate_from`` on and every ``truncate_every`` epochs, samples whose label
+    the network gives at most k are left out; their part of the paper's truncated loss is a constant, which is left out
+    too. Its authors' code asks the best network so far, chosen on a validation set; this asks the present one.
+
+    Args:
+        setting: what the experiment fixes.
+        q: between cross-entropy and mean absolute error, in (0, 1] (paper: 0.7).
+        truncate_at: k in (0, 1), paper: 0.5; ``None`` = never.
+        truncate_from: first epoch, counted from 0, that leaves samples out (paper: 40 of 120).
+        truncate_every: epochs between two judgements (paper: 10).
+        lam, erase: see ``AttentionConsistency``.
+
+    Raises:
+        ValueError: a value outside its range.
+    """
+
+    kept: Tensor
+    """Float (N,), the weights w."""
+
+    def __init__(
+        self,
+        setting: Setting,
+        *,
+        q: float = 0.7,
+        truncate_at: float | None = None,
+        truncate_from: int = 40,
+        truncate_every: int = 10,
+        lam: float = 0.0,
+        erase: EraseRecipe = "shared",
+    ) -> None:
+        if not 0 < q <= 1:
+            raise ValueError(f"method.q is {q}; it must lie in (0, 1]")
+        if truncate_at is not None and not 0 < truncate_at < 1:
+            raise ValueError(f"method.truncate_at is {truncate_at}; it must lie in (0, 1), or be null for never")
+        if truncate_every < 1:
+            raise ValueError(f"method.truncate_every is {truncate_every}; it must be 1 or more")
+        super().__init__(setting, lam=lam, erase=erase)
+        self.q = q
+        self.truncate_at = truncate_at
+        self.truncate_from, self.truncate_every = truncate_from, truncate_every
+        self.register_buffer("kept", torch.ones(len(setting.given_labels)))
+
+    def on_train_epoch_start(self) -> None:
+        super().on_train_epoch_start()
+        since = self.current_epoch - self.truncate_from
+        if self.truncate_at is not None and since >= 0 and since % self.truncate_every == 0:
+            self.kept.copy_(over_training_samples(self, self._probability_of_label) > self.truncate_at)
+
+    def classification(self, features: Tensor, logits: Tensor, batch: Batch) -> Loss:
+        p = logits.softmax(1).gather(1, batch.label[:, None])[:, 0]
+        kept = self.kept[batch.index]
+        loss_cls = (kept * generalised_cross_entropy(p, self.q)).mean()
+        return Loss(loss_cls, logits, {"loss_cls": loss_cls, "kept": kept.mean()})
+
+    def _probability_of_label(self, batch: Batch) -> Tensor:
+        assert isinstance(batch.image, Tensor)
+        return self.classify(batch.image).softmax(1).gather(1, batch.label[:, None])[:, 0]

@@ -1,0 +1,36 @@
+"""Label smoothing: C. Szegedy et al., "Rethinking the Inception Architecture for Computer Vision", CVPR 2016."""
+
+from __future__ import annotations
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from fer.augment import EraseRecipe
+from fer.batch import Batch
+from fer.methods.base import Loss, Setting
+from fer.methods.eac import AttentionConsistency
+
+
+class LabelSmoothing(AttentionConsistency):
+    """Cross-entropy with targets ``(1 - share) * onehot(label) + share / K``.
+
+    Args:
+        setting: what the experiment fixes.
+        share: of a label that is spread evenly over all classes, 0..1 (paper: 0.1).
+        lam, erase: see ``AttentionConsistency``.
+
+    Raises:
+        ValueError: a value outside its range.
+    """
+
+    def __init__(
+        self, setting: Setting, *, share: float = 0.1, lam: float = 0.0, erase: EraseRecipe = "shared"
+    ) -> None:
+        if not 0 <= share <= 1:
+            raise ValueError(f"method.share is {share}; it must lie in 0..1")
+        super().__init__(setting, lam=lam, erase=erase)
+        self.share = share
+
+    def classification(self, features: Tensor, logits: Tensor, batch: Batch) -> Loss:
+        loss_cls = F.cross_entropy(logits, batch.label, label_smoothing=self.share)
+        return Loss(loss_cls, logits, {"loss_cls": loss_cls})

@@ -1,0 +1,44 @@
+"""mixup: H. Zhang, M. Cisse, Y. Dauphin, D. Lopez-Paz, "mixup: Beyond Empirical Risk Minimization", ICLR 2018, arXiv
+1710.09412.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from fer.batch import Batch
+from fer.methods.base import Loss, Method, Setting
+
+
+class Mixup(Method):
+    """Cross-entropy of ``l * x_i + (1 - l) * x_j`` against both labels, weighted alike; one l per batch.
+
+    ``train/acc`` counts the mixed image against the label of its first part, which means little; ``train/acc_mixed``
+    weighs both labels.
+
+    Args:
+        setting: what the experiment fixes.
+        alpha: l is drawn from Beta(alpha, alpha); above 0 (released: 1).
+
+    Raises:
+        ValueError: alpha is not above 0.
+    """
+
+    def __init__(self, setting: Setting, *, alpha: float = 1.0) -> None:
+        if not alpha > 0:
+            raise ValueError(f"method.alpha is {alpha}; it must be above 0")
+        super().__init__(setting)
+        self.alpha = alpha
+
+    def loss(self, batch: Batch) -> Loss:
+        assert isinstance(batch.image, Tensor)
+        share = torch.distributions.Beta(self.alpha, self.alpha).sample().to(batch.image.device)
+        other = torch.randperm(len(batch.label), device=batch.image.device)
+        _, logits = self.network(share * batch.image + (1 - share) * batch.image[other])
+        total = share * F.cross_entropy(logits, batch.label)
+        total = total + (1 - share) * F.cross_entropy(logits, batch.label[other])
+        predicted = logits.argmax(1)
+        right = share * (predicted == batch.label) + (1 - share) * (predicted == batch.label[other])
+        return Loss(total, logits, {"acc_mixed": right.mean()})

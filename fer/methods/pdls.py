@@ -1,0 +1,72 @@
+"""PDLS, label smoothing with a prior distribution.
+
+T.-H. Vo, G.-S. Lee, H.-J. Yang, S.-H. Kim, "Pyramid With Super Resolution for In-the-Wild Facial Expression
+Recognition", IEEE Access 2020, doi 10.1109/ACCESS.2020.3010018. Of that paper this is the loss, not the network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from fer.augment import EraseRecipe
+from fer.batch import Batch
+from fer.methods.base import Loss, Setting
+from fer.methods.eac import AttentionConsistency
+
+
+class PDLS(AttentionConsistency):
+    """Cross-entropy with targets ``alpha * onehot(label) + (1 - alpha) * prior[label]``.
+
+    Args:
+        setting: what the experiment fixes.
+        classes: the classes of the prior's rows and columns, in their order; the data must have the same, in any.
+        prior: row i says how often annotators see each expression in a face of class i, K rows of K numbers of 0 or
+            more that sum to at most 1. The released rows sum to less, because contempt was dropped from them.
+        alpha: share of the given label, 0..1 (released RAF-DB configuration: 0.8).
+        lam, erase: see ``AttentionConsistency``.
+
+    Raises:
+        ValueError: a value outside its range, or other classes than the data's.
+    """
+
+    prior: Tensor
+    """Float (K, K) in the order of the data's classes."""
+
+    def __init__(
+        self,
+        setting: Setting,
+        *,
+        classes: Sequence[str],
+        prior: Sequence[Sequence[float]],
+        alpha: float = 0.8,
+        lam: float = 0.0,
+        erase: EraseRecipe = "shared",
+    ) -> None:
+        if not 0 <= alpha <= 1:
+            raise ValueError(f"method.alpha is {alpha}; it must lie in 0..1")
+        if sorted(classes) != sorted(setting.class_names):
+            raise ValueError(
+                f"method.prior is for {', '.join(classes)}, the data has {', '.join(setting.class_names)}; "
+                "give method.classes and method.prior of these, or use method=label_smoothing"
+            )
+        if [len(row) for row in prior] != [len(classes)] * len(classes):
+            raise ValueError(f"method.prior must have {len(classes)} rows of {len(classes)} numbers")
+        for name, row in zip(classes, prior, strict=True):
+            if min(row) < 0 or not sum(row) <= 1 + 1e-6:
+                raise ValueError(
+                    f"method.prior: the row of {name} must hold numbers of 0 or more that sum to at most 1"
+                )
+        super().__init__(setting, lam=lam, erase=erase)
+        self.alpha = alpha
+        order = [list(classes).index(name) for name in setting.class_names]
+        self.register_buffer("prior", torch.tensor(prior, dtype=torch.float32)[order][:, order], persistent=False)
+
+    def classification(self, features: Tensor, logits: Tensor, batch: Batch) -> Loss:
+        log_p = logits.log_softmax(1)
+        of_label = log_p.gather(1, batch.label[:, None])[:, 0]
+        of_prior = (self.prior[batch.label] * log_p).sum(1)
+        loss_cls = -(self.alpha * of_label + (1 - self.alpha) * of_prior).mean()
+        return Loss(loss_cls, logits, {"loss_cls": loss_cls})

@@ -1,0 +1,55 @@
+"""What methods share that train two networks at once."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from fer.batch import Batch
+from fer.methods.base import Method, Setting
+from fer.methods.training_pass import over_training_samples
+
+Evaluated = Literal["first", "second", "mean"]
+EVALUATED = ("first", "second", "mean")
+
+
+class TwoNetworks(Method):
+    """A method with ``network`` and ``second_network``, alike but for their initial values.
+
+    One optimiser holds both: Adam and SGD treat every parameter by itself.
+
+    Args:
+        setting: what the experiment fixes.
+        evaluated: whose logits are tested, ``first``, ``second``, or the ``mean`` of both.
+
+    Raises:
+        ValueError: another choice.
+    """
+
+    def __init__(self, setting: Setting, *, evaluated: Evaluated) -> None:
+        if evaluated not in EVALUATED:
+            raise ValueError(f"method.evaluated is {evaluated!r}; choose one of {', '.join(EVALUATED)}")
+        super().__init__(setting)
+        self.second_network = setting.build_network()
+        self.evaluated = evaluated
+
+    def classify(self, view: Tensor) -> Tensor:
+        if self.evaluated == "mean":
+            return self.logits_of_both(view).mean(0)
+        network = self.network if self.evaluated == "first" else self.second_network
+        logits: Tensor = network(view)[1]
+        return logits
+
+    def logits_of_both(self, view: Any) -> Tensor:
+        """Logits (2, B, K) of the first and of the second network."""
+        return torch.stack([network(view)[1] for network in (self.network, self.second_network)])
+
+    def probabilities_of_training_samples(self) -> Tensor:
+        """What both networks give every training sample without augmentation, (2, N, K)."""
+
+        def probabilities(batch: Batch) -> Tensor:
+            return self.logits_of_both(batch.image).softmax(2).transpose(0, 1)
+
+        return over_training_samples(self, probabilities).transpose(0, 1)

@@ -1,0 +1,57 @@
+"""VAC, visual attention consistency.
+
+H. Guo, K. Zheng, X. Fan, H. Yu, S. Wang, "Visual Attention Consistency under Image Transforms for Multi-Label Image
+Classification", CVPR 2019.
+
+EAC's ancestor, and the control for what EAC adds to it: here both views are classified, and nothing is erased.
+"""
+
+from __future__ import annotations
+
+import math
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from fer.batch import Batch
+from fer.cam import class_activation_maps
+from fer.methods.base import Loss, Method, Setting
+from fer.methods.eac import attention_consistency_loss
+
+
+class VAC(Method):
+    """Mean cross-entropy of a face and its mirror image plus ``lam`` times the consistency of their CAMs.
+
+    The paper has several labels per image, and a second, smaller scale of both views; this is its form for one label
+    and one scale.
+
+    Args:
+        setting: what the experiment fixes.
+        lam: weight of the consistency loss, 0 or more (paper: 1).
+
+    Raises:
+        ValueError: a negative ``lam``.
+    """
+
+    views = 2
+
+    def __init__(self, setting: Setting, *, lam: float = 1.0) -> None:
+        if not (isinstance(lam, int | float) and math.isfinite(lam) and lam >= 0):
+            raise ValueError(f"method.lam is {lam}; it must be a number of 0 or more")
+        super().__init__(setting)
+        self.lam = lam
+
+    def make_views(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        return self.augmentation.two_views(image, erase="none")
+
+    def loss(self, batch: Batch) -> Loss:
+        first, second = batch.image
+        features, logits = self.network(first)
+        mirrored_features, mirrored_logits = self.network(second)
+        loss_cls = 0.5 * (F.cross_entropy(logits, batch.label) + F.cross_entropy(mirrored_logits, batch.label))
+        weight = self.network.classifier.weight.detach()
+        loss_consistency = attention_consistency_loss(
+            class_activation_maps(features, weight), class_activation_maps(mirrored_features, weight)
+        )
+        total = loss_cls + self.lam * loss_consistency
+        return Loss(total, logits, {"loss_cls": loss_cls, "loss_consistency": loss_consistency})
