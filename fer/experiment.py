@@ -193,10 +193,9 @@ def _build_method(config: Config, datamodule: FaceDataModule, *, with_weights: b
 
     def build_network() -> FaceNetwork:
         features: nn.Module = _instantiate(backbone)
-        network = FaceNetwork(features, table.num_classes, channels_last=config["channels_last"])
         if config["compile"]:
-            network.compile()
-        return network
+            features.compile()
+        return FaceNetwork(features, table.num_classes, channels_last=config["channels_last"])
 
     setting = Setting(
         build_network=build_network,

@@ -97,8 +97,7 @@ class Method(L.LightningModule):
     def register_sample_state(self, name: str, values: Tensor) -> None:
         """Make ``values`` (N, ...), a row per training sample, the buffer ``self.<name>``.
 
-        Checkpoints hold it. A step changes rows of its own batch only; after every epoch all ranks have the rows that
-        each of them has changed.
+        Checkpoints hold it. A step changes rows of its batch only; after every epoch all ranks have all of them.
         """
         self.register_buffer(name, values)
         self._sample_states.append(name)
@@ -108,11 +107,13 @@ class Method(L.LightningModule):
         checkpoint["backbone"] = getattr(self.network.backbone, "name", None)
 
     def parameter_groups(self) -> Iterable[Any]:
-        """What the optimiser is given: by default every parameter in one group."""
+        """What the optimiser is given: by default every parameter in one group; ``lr_factor`` scales a group's rate."""
         return self.parameters()
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         optimizer = self._make_optimizer(self.parameter_groups())
+        for group in optimizer.param_groups:
+            group["lr"] *= group.get("lr_factor", 1.0)
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": self._make_scheduler(optimizer), "interval": "epoch"},

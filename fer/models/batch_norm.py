@@ -68,7 +68,10 @@ class SyncedBatchNorm2d(nn.BatchNorm2d):
             self.num_batches_tracked += 1
             self.running_mean.lerp_(mean, self.momentum)
             self.running_var.lerp_(variance * (count / (count - 1)), self.momentum)
-        scale = self.weight * torch.rsqrt(variance + self.eps)
+        scale = torch.rsqrt(variance + self.eps)
+        if not self.affine:
+            return (x * scale[:, None, None]).to(input.dtype)
+        scale = self.weight * scale
         return torch.addcmul(self.bias[:, None, None], x, scale[:, None, None]).to(input.dtype)
 
 

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 class FaceNetwork(nn.Module):
     """Backbone, global average pooling, one Linear with bias.
 
+    A method with a head of its own replaces ``classifier`` and calls ``features``.
+
     Args:
         backbone: x (B, 3, H, W) -> feature map (B, C, h, w), with attribute ``num_features`` = C.
         num_classes: K.
@@ -27,7 +29,27 @@ class FaceNetwork(nn.Module):
 
         The classifier works in the precision of its weight, so that logits and CAM agree under autocast too.
         """
-        features: Tensor = self.backbone(view.contiguous(memory_format=self.memory_format))
+        features = self.features(view)
         with torch.autocast(features.device.type, enabled=False):
             logits: Tensor = self.classifier(features.to(self.classifier.weight.dtype).mean((2, 3)))
         return features, logits
+
+    def features(self, view: Tensor) -> Tensor:
+        """The feature map (B, C, h, w) alone, for methods with a head of their own."""
+        features: Tensor = self.backbone(view.contiguous(memory_format=self.memory_format))
+        return features
+
+    @torch.no_grad()
+    def map_shape(self, size: int) -> tuple[int, int, int]:
+        """(C, h, w) of the feature map of views of ``size`` pixels."""
+        was_training = self.training
+        features = self.eval().backbone.forward(torch.zeros(1, 3, size, size))  # not what may have been compiled
+        self.train(was_training)
+        _, channels, height, width = features.shape
+        return channels, height, width
+
+
+def feature_norm(channels: int, *, eps: float = 1e-5, affine: bool = True) -> nn.Module:
+    """BatchNorm of feature vectors (B, channels): two-dimensional inside, so that ranks can share its statistics."""
+    norm = nn.BatchNorm2d(channels, eps=eps, affine=affine)
+    return nn.Sequential(nn.Unflatten(1, (channels, 1, 1)), norm, nn.Flatten())

@@ -1,0 +1,94 @@
+"""DACL, deep attentive center loss, and the plain center loss.
+
+A. H. Farzaneh, X. Qi, "Facial Expression Recognition in the Wild via Deep Attentive Center Loss", WACV 2021; Y. Wen, K.
+Zhang, Z. Li, Y. Qiao, "A Discriminative Feature Learning Approach for Deep Face Recognition", ECCV 2016.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fer.batch import Batch
+from fer.methods.base import Loss, Method, Setting
+from fer.models.network import feature_norm
+
+
+def sparse_center_loss(features: Tensor, attention: Tensor, centers: Tensor) -> Tensor:
+    """``1 / (2 B) * sum_i sum_d attention[i, d] * (features[i, d] - centers[i, d]) ** 2``, all (B, C)."""
+    return (attention * (features - centers).square()).sum() / (2 * len(features))
+
+
+class DACL(Method):
+    """Cross-entropy plus ``weight`` times the attention-weighted distance of pooled features to their class's center.
+
+    The attention network gives every sample a weight in (0, 1) for every dimension. Centers move by a rule of their
+    own, not scaled by ``weight`` or the batch's size: ``center_lr * sum A * (f - c) / (1 + n)`` over the n samples of
+    the class in the batch, over all ranks. They start from a standard normal, which is an assumption.
+
+    Args:
+        setting: what the experiment fixes.
+        weight: of the center loss, 0 or more (paper: 0.01).
+        center_lr: in 0..1 (released code: 0.5).
+        attentive: ``False`` = plain center loss, every weight 1 and no attention network.
+
+    Raises:
+        ValueError: a value outside its range.
+    """
+
+    centers: Tensor
+    """Float (K, C)."""
+
+    def __init__(
+        self, setting: Setting, *, weight: float = 0.01, center_lr: float = 0.5, attentive: bool = True
+    ) -> None:
+        if not weight >= 0:
+            raise ValueError(f"method.weight is {weight}; it must be 0 or more")
+        if not 0 <= center_lr <= 1:
+            raise ValueError(f"method.center_lr is {center_lr}; it must lie in 0..1")
+        super().__init__(setting)
+        self.weight = weight
+        self.center_lr = center_lr
+        channels, height, width = self.network.map_shape(self.augmentation.size)
+        self.attention = _attention_network(channels, height * width) if attentive else None
+        self.register_buffer("centers", torch.randn(self.num_classes, channels))
+
+    def loss(self, batch: Batch) -> Loss:
+        assert isinstance(batch.image, Tensor)
+        feature_map, logits = self.network(batch.image)
+        loss_cls = F.cross_entropy(logits, batch.label)
+        with torch.autocast(logits.device.type, enabled=False):
+            feature_map = feature_map.to(self.centers.dtype)
+            features = feature_map.mean((2, 3))
+            attention = torch.ones_like(features) if self.attention is None else self.attention(feature_map)
+            loss_center = sparse_center_loss(features, attention, self.centers[batch.label])
+        self._move_centers(features.detach(), attention.detach(), batch.label)
+        total = loss_cls + self.weight * loss_center
+        return Loss(total, logits, {"loss_cls": loss_cls, "loss_center": loss_center})
+
+    @torch.no_grad()
+    def _move_centers(self, features: Tensor, attention: Tensor, labels: Tensor) -> None:
+        pull = attention * (features - self.centers[labels])
+        sums = torch.zeros_like(self.centers).index_add_(0, labels, pull)
+        counts = torch.zeros_like(self.centers[:, :1]).index_add_(0, labels, torch.ones_like(pull[:, :1]))
+        if self._trainer is not None and self.trainer.world_size > 1:
+            sums, counts = self.sum_over_ranks(sums), self.sum_over_ranks(counts)
+        self.centers += self.center_lr * sums / (1 + counts)
+
+
+def _attention_network(channels: int, positions: int) -> nn.Module:
+    """Feature map (B, C, h, w) -> weights (B, C); for the paper's 512 channels of 7x7 its layers are the paper's."""
+    inputs = channels * positions
+    hidden = (max(1, inputs // 7), channels, max(1, channels // 8))
+    layers: list[nn.Module] = [nn.Flatten()]
+    for width, activation in zip(hidden, (nn.ReLU(), nn.ReLU(), nn.Tanh()), strict=True):
+        layers += [nn.Linear(inputs, width), feature_norm(width), activation]
+        inputs = width
+    pairs = [nn.Linear(inputs, 2 * channels), nn.Unflatten(1, (channels, 2)), nn.Softmax(2)]
+    return nn.Sequential(*layers, *pairs, _Second())
+
+
+class _Second(nn.Module):
+    def forward(self, pairs: Tensor) -> Tensor:
+        return pairs[:, :, 1]

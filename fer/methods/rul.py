@@ -1,0 +1,100 @@
+"""RUL, relative uncertainty learning: Y. Zhang, C. Wang, W. Deng, "Relative Uncertainty Learning for Facial Expression
+Recognition", NeurIPS 2021.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fer.batch import Batch
+from fer.methods.base import Loss, Method, Setting
+from fer.models.network import feature_norm
+
+_EPS = 2e-5
+
+
+class RUL(Method):
+    """Classifies mixtures of two faces in which the more uncertain face has the larger share.
+
+    Two heads on the feature map give each face a vector ``mu`` and an uncertainty ``s``, the mean of ``exp`` of the
+    second head's outputs. With a random partner j the mixture is ``(s_i mu_i + s_j mu_j) / (s_i + s_j)``, and the loss
+    the mean of its cross-entropies against both labels. A face by itself is classified by ``mu``; its ``s`` is kept as
+    ``uncertainty`` in ``predictions.csv``. ``train/acc``, of mixtures against one label, is low by construction.
+
+    Args:
+        setting: what the experiment fixes.
+        dimensions: of ``mu`` (paper: 64).
+        dropout: before both heads, in [0, 1) (released code: 0.4).
+        classifier_lr_factor: learning rate of the classifier over that of the rest, above 0 (released code: 10).
+
+    Raises:
+        ValueError: a value outside its range.
+    """
+
+    def __init__(
+        self, setting: Setting, *, dimensions: int = 64, dropout: float = 0.4, classifier_lr_factor: float = 10.0
+    ) -> None:
+        if dimensions < 1 or not 0 <= dropout < 1:
+            raise ValueError(
+                f"method.dimensions is {dimensions} and method.dropout {dropout}; they must be 1 or more, and in [0, 1)"
+            )
+        if not classifier_lr_factor > 0:
+            raise ValueError(f"method.classifier_lr_factor is {classifier_lr_factor}; it must be above 0")
+        super().__init__(setting)
+        channels, height, width = self.network.map_shape(self.augmentation.size)
+
+        def head() -> nn.Module:
+            return nn.Sequential(
+                nn.BatchNorm2d(channels, eps=_EPS, affine=False),
+                nn.Dropout(dropout),
+                nn.Flatten(),
+                nn.Linear(channels * height * width, dimensions),
+                feature_norm(dimensions, eps=_EPS),
+            )
+
+        self.mean_head, self.uncertainty_head = head(), head()
+        self.network.classifier = nn.Linear(dimensions, self.num_classes)
+        self.classifier_lr_factor = classifier_lr_factor
+
+    def parameter_groups(self) -> Iterable[Any]:
+        classifier = [*self.network.classifier.parameters()]
+        own = {id(parameter) for parameter in classifier}
+        rest = [parameter for parameter in self.parameters() if id(parameter) not in own]
+        return [{"params": rest}, {"params": classifier, "lr_factor": self.classifier_lr_factor}]
+
+    def mean_and_uncertainty(self, view: Tensor) -> tuple[Tensor, Tensor]:
+        """``mu`` (B, D) and ``s`` (B, 1), above 0."""
+        features = self.network.features(view)
+        with torch.autocast(features.device.type, enabled=False):
+            features = features.to(self.network.classifier.weight.dtype)
+            mean: Tensor = self.mean_head(features)
+            uncertainty: Tensor = self.uncertainty_head(features).exp().mean(1, keepdim=True)
+        return mean, uncertainty
+
+    def loss(self, batch: Batch) -> Loss:
+        assert isinstance(batch.image, Tensor)
+        mean, uncertainty = self.mean_and_uncertainty(batch.image)
+        partner = torch.randperm(len(mean), device=mean.device)
+        share = uncertainty / (uncertainty + uncertainty[partner])
+        logits = self._classified(share * mean + (1 - share) * mean[partner])
+        total = 0.5 * F.cross_entropy(logits, batch.label) + 0.5 * F.cross_entropy(logits, batch.label[partner])
+        return Loss(total, logits, {"uncertainty": uncertainty.mean()})
+
+    def classify(self, view: Tensor) -> Tensor:
+        return self._classified(self.mean_and_uncertainty(view)[0])
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        assert isinstance(batch.image, Tensor)
+        mean, uncertainty = self.mean_and_uncertainty(self.augmentation.test_view(batch.image))
+        probabilities = self._classified(mean).softmax(1)
+        return {"index": batch.index, "probabilities": probabilities.float(), "uncertainty": uncertainty[:, 0].float()}
+
+    def _classified(self, mean: Tensor) -> Tensor:
+        with torch.autocast(mean.device.type, enabled=False):
+            logits: Tensor = self.network.classifier(mean)
+        return logits

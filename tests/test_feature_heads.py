@@ -1,0 +1,189 @@
+"""Methods with heads of their own on the feature map, against their formulas written out in float64."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from small_methods import CLASSES, LR, batch_of, build
+from torch import Tensor
+from torch.nn import functional as F
+
+from fer.methods.dacl import DACL, sparse_center_loss
+from fer.methods.ran import RAN
+from fer.methods.rul import RUL
+
+VIEW = torch.randn(6, 3, 32, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(7))
+
+
+def steady(method: Any, **values: Any) -> Any:
+    """In evaluation mode, so that a second pass gives the same."""
+    return build(method, **values).eval()
+
+
+# RUL
+
+
+def test_ruls_more_uncertain_face_has_the_larger_share_of_the_mixture() -> None:
+    method = steady(RUL)
+    mean, uncertainty = (value.tolist() for value in method.mean_and_uncertainty(VIEW))
+    torch.manual_seed(3)
+    partner = torch.randperm(6).tolist()
+    weight, bias = method.network.classifier.weight, method.network.classifier.bias
+    expected, labels = 0.0, (torch.arange(6) % CLASSES).tolist()
+    for i, j in enumerate(partner):
+        (a,), (b,) = uncertainty[i], uncertainty[j]
+        mixed = [(a * m + b * n) / (a + b) for m, n in zip(mean[i], mean[j], strict=True)]
+        log_p = (weight @ torch.tensor(mixed, dtype=torch.float64) + bias).log_softmax(0).tolist()
+        expected -= 0.5 * (log_p[labels[i]] + log_p[labels[j]]) / 6
+    torch.manual_seed(3)
+    assert float(method.loss(batch_of(VIEW)).total) == pytest.approx(expected, rel=1e-9)
+
+
+def test_ruls_uncertainty_is_the_mean_exponential_of_its_head() -> None:
+    method = steady(RUL, dimensions=5)
+    features = method.network.features(VIEW)
+    normalised = features / math.sqrt(1 + 2e-5)  # BatchNorm's running statistics are 0 and 1 still
+    linear = method.uncertainty_head[3]
+    heads = (normalised.flatten(1) @ linear.weight.T + linear.bias) / math.sqrt(1 + 2e-5)
+    _, uncertainty = method.mean_and_uncertainty(VIEW)
+    torch.testing.assert_close(uncertainty[:, 0], heads.exp().mean(1))
+
+
+def test_rul_classifies_a_face_by_its_own_mean_and_keeps_its_uncertainty() -> None:
+    method = steady(RUL)
+    mean, uncertainty = method.mean_and_uncertainty(VIEW)
+    torch.testing.assert_close(method.classify(VIEW), method.network.classifier(mean))
+    image = torch.randint(0, 256, (6, 3, 32, 32), dtype=torch.uint8)
+    out = method.predict_step(batch_of(image), 0)
+    torch.testing.assert_close(out["probabilities"], method(image).softmax(1).float())
+    assert out["uncertainty"].shape == (6,) and (out["uncertainty"] > 0).all()
+    assert uncertainty.unique().numel() == 6
+
+
+def test_ruls_classifier_learns_at_ten_times_the_rate() -> None:
+    configured = build(RUL).configure_optimizers()
+    groups = configured["optimizer"].param_groups
+    assert [group["lr"] for group in groups] == pytest.approx([LR, 10 * LR])
+    assert [len(group["params"]) for group in groups][1] == 2
+    configured["optimizer"].step()
+    configured["lr_scheduler"]["scheduler"].step()
+    assert groups[1]["lr"] == pytest.approx(10 * groups[0]["lr"]) and groups[0]["lr"] < LR
+
+
+# DACL
+
+
+def test_the_center_loss_weighs_every_dimension() -> None:
+    features, attention, centers = torch.rand(3, 4, 5, dtype=torch.float64)
+    expected = sum(
+        float(attention[i, d]) * float(features[i, d] - centers[i, d]) ** 2 for i in range(4) for d in range(5)
+    )
+    assert float(sparse_center_loss(features, attention, centers)) == pytest.approx(expected / 8)
+
+
+@pytest.mark.parametrize("attentive", [True, False])
+def test_centers_move_by_their_own_rule(attentive: bool) -> None:
+    method = steady(DACL, attentive=attentive, weight=0.01, center_lr=0.5)
+    before = method.centers.clone()
+    features, _ = method.network(VIEW)
+    pooled = features.mean((2, 3))
+    attention = method.attention(features) if attentive else torch.ones_like(pooled)
+    assert attention.shape == pooled.shape and (not attentive or ((attention > 0) & (attention < 1)).all())
+    batch = batch_of(VIEW)
+    loss = method.loss(batch)
+    expected = before.clone()
+    for k in range(CLASSES):
+        members = [i for i in range(6) if int(batch.label[i]) == k]
+        gradient = sum(attention[i] * (pooled[i] - before[k]) for i in members)
+        expected[k] += 0.5 * gradient / (1 + len(members))
+    torch.testing.assert_close(method.centers, expected.detach())
+    center = sparse_center_loss(pooled, attention, before[batch.label])
+    torch.testing.assert_close(loss.parts["loss_center"], center)
+    torch.testing.assert_close(loss.total, loss.parts["loss_cls"] + 0.01 * center)
+
+
+def test_the_center_loss_moves_the_backbone_and_the_attention() -> None:
+    method = build(DACL)
+    loss = method.loss(batch_of(VIEW)).parts["loss_center"]
+    parameters = [method.network.backbone.conv1.weight, *method.attention.parameters()]
+    assert all(gradient.any() for gradient in torch.autograd.grad(loss, parameters))
+
+
+def test_the_attention_network_has_the_papers_widths_for_the_papers_map() -> None:
+    from fer.methods.dacl import _attention_network
+
+    with torch.device("meta"):
+        network = _attention_network(512, 49)
+    linear = [layer for layer in network if isinstance(layer, torch.nn.Linear)]
+    widths = [(layer.in_features, layer.out_features) for layer in linear]
+    assert widths == [(25088, 3584), (3584, 512), (512, 64), (64, 1024)]
+
+
+# RAN
+
+
+def test_rans_fixed_crops_are_the_corners_and_the_centre() -> None:
+    method = steady(RAN, crop_size=0.75)
+    regions = method.regions(VIEW)
+    assert regions.shape == (6, 6, 3, 32, 32) and torch.equal(regions[:, 0], VIEW)
+    for region, (top, left) in enumerate([(0, 0), (0, 8), (8, 0), (8, 8), (4, 4)], start=1):
+        crop = VIEW[..., top : top + 24, left : left + 24]
+        expected = F.interpolate(crop, size=(32, 32), mode="bilinear", align_corners=False)
+        torch.testing.assert_close(regions[:, region], expected)
+
+
+def test_rans_random_crops_are_fixed_in_tests() -> None:
+    method = build(RAN, crops="random")
+    assert not torch.equal(method.regions(VIEW), method.regions(VIEW))
+    torch.testing.assert_close(method.eval().regions(VIEW), steady(RAN).regions(VIEW))
+
+
+@pytest.mark.parametrize("softmax", [True, False])
+def test_ran_weighs_regions_by_both_attentions(softmax: bool) -> None:
+    method = steady(RAN, softmax=softmax, margin=0.1)
+    features = torch.stack(
+        [method.network.features(region).mean((2, 3)) for region in method.regions(VIEW).unbind(1)], 1
+    )
+
+    def attended(values: Tensor, linear: Any) -> Tensor:
+        return torch.sigmoid(values @ linear.weight[0] + linear.bias)
+
+    expected, biases = [], []
+    for regions in features:
+        raw = attended(regions, method.self_attention)
+        mu = raw.softmax(0) if softmax else raw
+        whole = sum(m * f for m, f in zip(mu, regions, strict=True)) / mu.sum()
+        both = torch.stack([torch.cat([f, whole]) for f in regions])
+        nu = attended(both, method.relation_attention)
+        nu = nu.softmax(0) if softmax else nu
+        final = sum(m * n * f for m, n, f in zip(mu, nu, both, strict=True)) / (mu * nu).sum()
+        expected.append(method.network.classifier(final))
+        biases.append(max(0.0, 0.1 - float(raw[1:].max() - raw[0])))
+    torch.testing.assert_close(method.classify(VIEW), torch.stack(expected))
+    batch = batch_of(VIEW)
+    loss = method.loss(batch)
+    assert float(loss.parts["loss_region"]) == pytest.approx(sum(biases) / 6)
+    torch.testing.assert_close(
+        loss.total, F.cross_entropy(torch.stack(expected), batch.label) + loss.parts["loss_region"]
+    )
+
+
+@pytest.mark.parametrize(
+    ("method", "values", "said"),
+    [
+        (RUL, {"dimensions": 0}, "method.dimensions is 0"),
+        (RUL, {"dropout": 1.0}, "method.dropout 1.0"),
+        (RUL, {"classifier_lr_factor": 0.0}, "method.classifier_lr_factor is 0.0"),
+        (DACL, {"weight": -1.0}, "method.weight is -1.0"),
+        (DACL, {"center_lr": 1.5}, "method.center_lr is 1.5"),
+        (RAN, {"crops": "landmarks"}, "method.crops is 'landmarks'"),
+        (RAN, {"crop_size": 1.0}, "method.crop_size is 1.0"),
+        (RAN, {"margin": -0.1}, "method.margin is -0.1"),
+    ],
+)
+def test_values_out_of_range_are_refused(method: Any, values: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        build(method, **values)
