@@ -95,9 +95,9 @@ class Method(L.LightningModule):
         return logits
 
     def register_sample_state(self, name: str, values: Tensor) -> None:
-        """Make ``values`` (N, ...), a row per training sample, the buffer ``self.<name>``.
+        """Make ``values`` (N, ...), a row per training sample, the buffer ``self.<name>``, which checkpoints hold.
 
-        Checkpoints hold it. A step changes rows of its batch only; after every epoch all ranks have all of them.
+        A step changes rows of its batch only; after every epoch all ranks have all of them.
         """
         self.register_buffer(name, values)
         self._sample_states.append(name)
@@ -107,7 +107,7 @@ class Method(L.LightningModule):
         checkpoint["backbone"] = getattr(self.network.backbone, "name", None)
 
     def parameter_groups(self) -> Iterable[Any]:
-        """What the optimiser is given: by default every parameter in one group; ``lr_factor`` scales a group's rate."""
+        """By default every parameter in one group; a group's ``lr_factor`` scales its learning rate."""
         return self.parameters()
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
@@ -168,20 +168,20 @@ class Method(L.LightningModule):
         anywhere = self.sum_over_ranks(seen.int()) > 0
         for name in self._sample_states:
             state: Tensor = getattr(self, name)
-            own = state.clone()
-            own[~seen] = 0
+            own = state * seen.view(-1, *[1] * (state.dim() - 1))
             state[anywhere] = self.sum_over_ranks(own)[anywhere]
 
     def _share_of_step(self, samples: int) -> Tensor:
-        """What makes DDP's mean over ranks of losses the mean over samples, where ranks hold different numbers."""
+        """What makes of DDP's mean over ranks the mean over samples, where ranks hold different numbers."""
         everywhere = self.sum_over_ranks(torch.tensor(float(samples), device=self.device))
         return samples * self.trainer.world_size / everywhere
 
     def sum_over_ranks(self, values: Tensor) -> Tensor:
         """Sum of every rank's tensor, which may be overwritten; without gradient."""
+        if self._trainer is None or self.trainer.world_size == 1:
+            return values
         summed = self.trainer.strategy.reduce(values, reduce_op="sum")
-        assert isinstance(summed, Tensor)
-        return summed
+        return torch.as_tensor(summed)
 
     def _record(self, values: dict[str, float]) -> None:
         """Add metrics of the epoch, which are the same on every rank.

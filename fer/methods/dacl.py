@@ -72,8 +72,7 @@ class DACL(Method):
         pull = attention * (features - self.centers[labels])
         sums = torch.zeros_like(self.centers).index_add_(0, labels, pull)
         counts = torch.zeros_like(self.centers[:, :1]).index_add_(0, labels, torch.ones_like(pull[:, :1]))
-        if self._trainer is not None and self.trainer.world_size > 1:
-            sums, counts = self.sum_over_ranks(sums), self.sum_over_ranks(counts)
+        sums, counts = self.sum_over_ranks(sums), self.sum_over_ranks(counts)
         self.centers += self.center_lr * sums / (1 + counts)
 
 

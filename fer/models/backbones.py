@@ -24,6 +24,7 @@ from fer.models.weight_file import VGGFACE2
 from fer.models.weights import LoadReport, load_backbone_weights
 
 STEMS = ("imagenet", "no_pool", "small")
+_MOBILE_TRUNK = 14  # Blocks before the last stride, as of a ResNet.
 # Table 1 of He et al., CVPR 2016: block and blocks per layer.
 RESNETS = {
     18: (BasicBlock, [2, 2, 2, 2]),
@@ -44,11 +45,26 @@ class Backbone(nn.Module):
     weights_report: LoadReport | None = None
     """What was loaded; None after random initialisation."""
 
+    def forward(self, x: Tensor) -> Tensor:
+        features: Tensor = self.last_stage(self.trunk(x))
+        return features
+
+    @property
+    def last_stage(self) -> nn.Module:
+        """The layers that make the feature map from what ``trunk`` returns, for methods with branches of them."""
+        stage = self.layer4
+        assert isinstance(stage, nn.Module)
+        return stage
+
+    def trunk(self, x: Tensor) -> Tensor:
+        """Everything before the last stage: (B, 3, H, W) -> (B, C', h', w')."""
+        raise NotImplementedError(f"{type(self).__name__} has no trunk")
+
 
 AnyBackbone = TypeVar("AnyBackbone", bound=Backbone)
 
 
-class ResNet(torchvision_resnet.ResNet, Backbone):
+class ResNet(Backbone, torchvision_resnet.ResNet):
     """torchvision's ResNet up to its last feature map; names of the tensors are torchvision's without ``fc``."""
 
     conv1: nn.Conv2d
@@ -72,9 +88,9 @@ class ResNet(torchvision_resnet.ResNet, Backbone):
             self.conv1 = nn.Conv2d(3, self.conv1.out_channels, 3, padding=1, bias=False)
             _initialise(self.conv1)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def trunk(self, x: Tensor) -> Tensor:
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
-        features: Tensor = self.layer4(self.layer3(self.layer2(self.layer1(x))))
+        features: Tensor = self.layer3(self.layer2(self.layer1(x)))
         return features
 
 
@@ -86,7 +102,7 @@ class StrideFirstBottleneck(Bottleneck):
         self.conv1.stride, self.conv2.stride = self.conv2.stride, self.conv1.stride
 
 
-class MobileNetV2(mobilenetv2.MobileNetV2, Backbone):
+class MobileNetV2(Backbone, mobilenetv2.MobileNetV2):
     """torchvision's MobileNetV2 up to its last feature map.
 
     It has no pool: ``no_pool`` undoes the second stride instead, that of the first strided bottleneck, and ``small``
@@ -106,8 +122,12 @@ class MobileNetV2(mobilenetv2.MobileNetV2, Backbone):
         for convolution in undone:
             convolution.stride = (1, 1)
 
-    def forward(self, x: Tensor) -> Tensor:
-        features: Tensor = self.features(x)
+    @property
+    def last_stage(self) -> nn.Module:
+        return self.features[_MOBILE_TRUNK:]
+
+    def trunk(self, x: Tensor) -> Tensor:
+        features: Tensor = self.features[:_MOBILE_TRUNK](x)
         return features
 
 
@@ -137,9 +157,9 @@ class TinyResNet(Backbone):
             if isinstance(module, nn.Conv2d):
                 _initialise(module)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def trunk(self, x: Tensor) -> Tensor:
         x = self.relu(self.bn1(self.conv1(x)))
-        features: Tensor = self.layer4(self.layer3(self.layer2(self.layer1(x))))
+        features: Tensor = self.layer3(self.layer2(self.layer1(x)))
         return features
 
 

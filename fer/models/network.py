@@ -49,7 +49,8 @@ class FaceNetwork(nn.Module):
         return channels, height, width
 
 
-def feature_norm(channels: int, *, eps: float = 1e-5, affine: bool = True) -> nn.Module:
+def feature_norm(channels: int, *, eps: float = 1e-5, frozen_bias: bool = False) -> nn.Module:
     """BatchNorm of feature vectors (B, channels): two-dimensional inside, so that ranks can share its statistics."""
-    norm = nn.BatchNorm2d(channels, eps=eps, affine=affine)
+    norm = nn.BatchNorm2d(channels, eps=eps)
+    norm.bias.requires_grad_(not frozen_bias)
     return nn.Sequential(nn.Unflatten(1, (channels, 1, 1)), norm, nn.Flatten())
