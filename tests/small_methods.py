@@ -26,12 +26,13 @@ def build(
     *,
     channels_last: bool = True,
     class_names: tuple[str, ...] = tuple("abcde"),
+    backbone: Callable[[], nn.Module] = lambda: tiny(width=8),
     **values: Any,
 ) -> Any:
     """A method in float64 whose initial weights are always the same."""
     torch.manual_seed(0)
     setting = Setting(
-        build_network=lambda: FaceNetwork(tiny(width=8), len(class_names), channels_last=channels_last),
+        build_network=lambda: FaceNetwork(backbone(), len(class_names), channels_last=channels_last),
         augmentation=Augmentation(size=32),
         optimizer=functools.partial(torch.optim.Adam, lr=LR, weight_decay=WEIGHT_DECAY),
         scheduler=functools.partial(ExponentialLR, gamma=GAMMA),

@@ -123,20 +123,8 @@ class Unsplit(nn.Module):
 
 
 def test_a_backbone_that_cannot_be_split_is_refused() -> None:
-    from fer.methods import dmue
-
-    class Other(dmue.DMUE):
-        pass
-
-    def build_other(setting: Any, **values: Any) -> Any:
-        from dataclasses import replace
-
-        from fer.models.network import FaceNetwork
-
-        return Other(replace(setting, build_network=lambda: FaceNetwork(Unsplit(), CLASSES)), **values)
-
     with pytest.raises(ValueError, match="trunk"):
-        build(build_other)
+        build(DMUE, backbone=Unsplit)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from fer.batch import Batch
 from fer.methods.base import Loss, Setting
-from fer.methods.two_networks import Evaluated, TwoNetworks
+from fer.methods.two_networks import Evaluated, TwoNetworks, mean_of
 
 Prior = Literal["uniform", "given", "none"]
 
@@ -168,14 +168,9 @@ class DivideMix(TwoNetworks):
         _, logits = network(share * images + (1 - share) * images[partner])
         mixed = share * targets + (1 - share) * targets[partner]
         p = logits.softmax(1)
-        loss_labelled = _mean_of(-(mixed * logits.log_softmax(1)).sum(1), labelled)
-        loss_unlabelled = _mean_of((p - mixed).square().mean(1), ~labelled)
+        loss_labelled = mean_of(-(mixed * logits.log_softmax(1)).sum(1), labelled)
+        loss_unlabelled = mean_of((p - mixed).square().mean(1), ~labelled)
         if self.prior == "none":
             return loss_labelled, loss_unlabelled, loss_labelled * 0
         loss_prior = (torch.special.xlogy(self.shares, self.shares) - self.shares * p.mean(0).log()).sum()
         return loss_labelled, loss_unlabelled, loss_prior
-
-
-def _mean_of(values: Tensor, chosen: Tensor) -> Tensor:
-    """0 where none is chosen."""
-    return (values * chosen).sum() / chosen.sum().clamp(min=1)

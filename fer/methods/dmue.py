@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from fer.batch import Batch
 from fer.methods.base import Loss, Method, Setting
+from fer.methods.parameter_groups import faster
 from fer.models.network import feature_norm
 
 
@@ -102,9 +103,7 @@ class DMUE(Method):
 
     def parameter_groups(self) -> Iterable[Any]:
         classifiers = [*self.network.classifier.parameters(), *self.branch_classifiers.parameters()]
-        own = {id(parameter) for parameter in classifiers}
-        rest = [parameter for parameter in self.parameters() if id(parameter) not in own]
-        return [{"params": rest}, {"params": classifiers, "lr_factor": self.classifier_lr_factor}]
+        return faster(self, classifiers, self.classifier_lr_factor)
 
     def weights(self, epoch: int) -> tuple[float, float]:
         """Of the target branch's losses and of the branches', in an epoch counted from 0."""

@@ -14,7 +14,7 @@ from torchvision.transforms import v2
 
 from fer.batch import Batch
 from fer.methods.base import Loss, Setting
-from fer.methods.two_networks import Evaluated, TwoNetworks
+from fer.methods.two_networks import Evaluated, TwoNetworks, mean_of
 
 NOISY, AMBIGUOUS, CLEAN = range(3)
 
@@ -102,14 +102,9 @@ class MAN(TwoNetworks):
         )
         of_strong = self.logits_of_both(strong).softmax(2)
         difference = (log_p.exp() - of_strong).square().mean(2).sum(0)
-        loss_cls = _mean_of(losses, group == CLEAN)
-        loss_mutual = _mean_of(0.5 * (1 - share) * losses + 0.5 * share * divergence, group == AMBIGUOUS)
-        loss_consistency = _mean_of(difference, group == NOISY)
+        loss_cls = mean_of(losses, group == CLEAN)
+        loss_mutual = mean_of(0.5 * (1 - share) * losses + 0.5 * share * divergence, group == AMBIGUOUS)
+        loss_consistency = mean_of(difference, group == NOISY)
         total = loss_cls + self.mutual_weight * loss_mutual + self.consistency_weight * loss_consistency
         parts = {"loss_cls": loss_cls, "loss_mutual": loss_mutual, "loss_consistency": loss_consistency}
         return Loss(total, logits[0], {**parts, "clean": (group == CLEAN).float().mean()})
-
-
-def _mean_of(values: Tensor, chosen: Tensor) -> Tensor:
-    """0 where none is chosen."""
-    return (values * chosen).sum() / chosen.sum().clamp(min=1)

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from fer.batch import Batch
 from fer.methods.base import Loss, Method, Setting
+from fer.methods.parameter_groups import faster
 from fer.models.network import feature_norm
 
 _EPS = 2e-5
@@ -62,10 +63,7 @@ class RUL(Method):
         self.classifier_lr_factor = classifier_lr_factor
 
     def parameter_groups(self) -> Iterable[Any]:
-        classifier = [*self.network.classifier.parameters()]
-        own = {id(parameter) for parameter in classifier}
-        rest = [parameter for parameter in self.parameters() if id(parameter) not in own]
-        return [{"params": rest}, {"params": classifier, "lr_factor": self.classifier_lr_factor}]
+        return faster(self, self.network.classifier.parameters(), self.classifier_lr_factor)
 
     def mean_and_uncertainty(self, view: Tensor) -> tuple[Tensor, Tensor]:
         """``mu`` (B, D) and ``s`` (B, 1), above 0."""

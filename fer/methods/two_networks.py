@@ -53,3 +53,8 @@ class TwoNetworks(Method):
             return self.logits_of_both(batch.image).softmax(2).transpose(0, 1)
 
         return over_training_samples(self, probabilities).transpose(0, 1)
+
+
+def mean_of(values: Tensor, chosen: Tensor) -> Tensor:
+    """Mean of the values (B,) that a mask chooses; 0 where it chooses none."""
+    return (values * chosen).sum() / chosen.sum().clamp(min=1)
