@@ -1,11 +1,12 @@
-"""Seconds of an epoch and memory against image size, number of faces and ranks. Prints tables with ratios.
+"""Seconds of an epoch and memory against image size, number of faces, ranks and workers. Prints tables with ratios.
 
-    python scripts/bench_scaling.py [--sizes 64 96 ...] [--faces 1000 10000 ...] [--ranks 1 2] [--json FILE]
+    python scripts/bench_scaling.py [--sizes 64 ...] [--faces 1000 ...] [--ranks 1 2] [--workers 0 2] [--json FILE]
 
 Every row is a ``fer-train`` of its own on demo faces with the tiny backbone, on the CPU. Of two epochs the second
-counts. Drawing and decoding the faces happens before and shows under "around". Memory is that of the largest of the
-run's processes: pages of the image store that it has touched count, although all processes share them and the system
-may take them back; "own" leaves them out.
+counts. Drawing and decoding the faces happens before and shows under "around". Memory in MB, at its peak: "largest" is
+the resident memory of the largest of the run's processes, in which pages of the image store that it has touched count,
+although all processes share them and the system may take them back; "own" leaves them out; "all" is what all processes
+of the run occupy together, shared pages counted once.
 """
 
 from __future__ import annotations
@@ -33,12 +34,12 @@ TINY = [
 
 
 class MemoryWatch(threading.Thread):
-    """Largest resident and largest own (not file-backed) memory in MB of a process or one of its children."""
+    """Peak memory in MB of a process and its children: the largest, its own (not file-backed) part, and all of them."""
 
     def __init__(self, pid: int) -> None:
         super().__init__(daemon=True)
         self.root = pid
-        self.resident = self.own = 0.0
+        self.largest = self.own = self.together = 0.0
         self.done = threading.Event()
 
     def run(self) -> None:
@@ -48,18 +49,21 @@ class MemoryWatch(threading.Thread):
             while added:
                 more = {child for child, parent in parents.items() if parent in family} - family
                 family, added = family | more, bool(more)
-            for process in family:
-                self._look(process)
+            self.together = max(self.together, sum(self._look(process) for process in family))
 
-    def _look(self, process: int) -> None:
+    def _look(self, process: int) -> float:
+        """Share of the process in the memory of all, in MB."""
         try:
-            status = Path(f"/proc/{process}/status").read_text()
+            status, rollup = (Path(f"/proc/{process}/{name}").read_text() for name in ("status", "smaps_rollup"))
         except OSError:
-            return
-        values = {key: value for key, _, value in (line.partition(":") for line in status.splitlines())}
-        if "VmRSS" in values:
-            self.resident = max(self.resident, _megabytes(values["VmRSS"]))
-            self.own = max(self.own, _megabytes(values["RssAnon"]))
+            return 0.0
+        lines = (line.partition(":") for line in (status + rollup).splitlines())
+        values = {key: value for key, _, value in lines}
+        if "VmRSS" not in values or "Pss" not in values:
+            return 0.0  # it has just ended
+        self.largest = max(self.largest, _megabytes(values["VmRSS"]))
+        self.own = max(self.own, _megabytes(values["RssAnon"]))
+        return _megabytes(values["Pss"])
 
 
 def _parents() -> list[tuple[int, int]]:
@@ -78,12 +82,12 @@ def _megabytes(value: str) -> float:
     return int(value.split()[0]) / 1e3
 
 
-def epoch(*, size: int, faces: int, ranks: int, output: Path) -> dict[str, float]:
+def epoch(*, size: int, faces: int, ranks: int, output: Path, workers: int = 0) -> dict[str, float]:
     """Seconds of the second epoch and of everything before the first, and memory."""
-    folder = output / f"{size}-{faces}-{ranks}"
+    folder = output / f"{size}-{faces}-{ranks}-{workers}"
     command = [
         sys.executable, "-m", "fer.train", *TINY, f"augment.size={size}", f"data.reader.train={faces}",
-        f"trainer.devices={ranks}", f"hydra.run.dir={folder}",
+        f"trainer.devices={ranks}", f"num_workers={workers}", f"hydra.run.dir={folder}",
     ]  # fmt: skip
     started = time.perf_counter()
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
@@ -100,21 +104,24 @@ def epoch(*, size: int, faces: int, ranks: int, output: Path) -> dict[str, float
         "epoch": seconds[1],
         "faces per second": faces / seconds[1],
         "around": total - sum(seconds),
-        "resident MB": memory.resident,
+        "largest MB": memory.largest,
         "own MB": memory.own,
+        "all MB": memory.together,
     }
 
 
 def table(title: str, rows: dict[int, dict[str, float]], expected: dict[int, float]) -> None:
     first = next(iter(rows))
     print(
-        f"\n{title:>12}{'epoch s':>10}{'ratio':>8}{'expected':>10}{'faces/s':>10}{'around s':>10}{'MB':>8}{'own MB':>8}"
+        f"\n{title:>12}{'epoch s':>10}{'ratio':>8}{'expected':>10}{'faces/s':>10}{'around s':>10}"
+        f"{'largest MB':>12}{'own MB':>8}{'all MB':>8}"
     )
     for value, row in rows.items():
         ratio = row["epoch"] / rows[first]["epoch"]
         print(
             f"{value:12,}{row['epoch']:10.1f}{ratio:8.2f}{expected[value] / expected[first]:10.2f}"
-            f"{row['faces per second']:10.0f}{row['around']:10.1f}{row['resident MB']:8.0f}{row['own MB']:8.0f}",
+            f"{row['faces per second']:10.0f}{row['around']:10.1f}"
+            f"{row['largest MB']:12.0f}{row['own MB']:8.0f}{row['all MB']:8.0f}",
             flush=True,
         )
 
@@ -124,6 +131,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--sizes", type=int, nargs="*", default=[64, 96, 128, 160, 192, 224])
     parser.add_argument("--faces", type=int, nargs="*", default=[1000, 10000, 100000])
     parser.add_argument("--ranks", type=int, nargs="*", default=[1, 2])
+    parser.add_argument("--workers", type=int, nargs="*", default=[0, 2], help="of each of the ranks")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args(argv)
     found: dict[str, Any] = {"machine": {"system": platform.platform(), "cores": os.cpu_count()}}
@@ -133,11 +141,15 @@ def main(argv: Sequence[str] | None = None) -> None:
             "size": [{"size": size, "faces": 1000, "ranks": 1} for size in options.sizes],
             "faces": [{"size": 48, "faces": faces, "ranks": 1} for faces in options.faces],
             "ranks": [{"size": 64, "faces": 2000, "ranks": ranks} for ranks in options.ranks],
+            "workers": [
+                {"size": 64, "faces": 2000, "ranks": max(options.ranks, default=1), "workers": workers}
+                for workers in options.workers
+            ],
         }
         for what, plan in plans.items():
             rows = {values[what]: epoch(**values, output=output / what) for values in plan}
-            # Work grows with the pixels and with the faces; ranks share these cores.
-            expected = {value: {"size": value**2, "faces": value, "ranks": 1}[what] for value in rows}
+            # Work grows with the pixels and with the faces; ranks and workers share these cores.
+            expected = {value: {"size": value**2, "faces": value}.get(what, 1) for value in rows}
             if rows:
                 table(what, rows, expected)
             found[what] = rows

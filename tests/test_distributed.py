@@ -127,6 +127,20 @@ def test_without_synchronised_statistics_all_ranks_evaluate_as_the_checkpoint_do
     assert experiment.evaluate(config, folder) == pytest.approx(recorded, abs=1e-6)
 
 
+def start_method_of_workers(overrides: list[str], folder: Path) -> str:
+    built = experiment.build(launch.resolve(compose(overrides), CHOICES), RunFolder(folder), for_training=False)
+    loader = built.datamodule.train_dataloader()
+    assert loader.num_workers == 2
+    return str(loader.multiprocessing_context.get_start_method())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="processes are forked on Linux only")
+def test_workers_of_a_rank_share_its_memory(overrides: list[str], ranks: RankGroups, tmp_path: Path) -> None:
+    """A spawned worker would import everything anew, half a gigabyte of it."""
+    options = [*overrides, "num_workers=2", "trainer.devices=2"]
+    assert ranks[2](start_method_of_workers, options, tmp_path / "run") == ["fork", "fork"]
+
+
 # Evaluation
 
 

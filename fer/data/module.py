@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -194,6 +195,8 @@ class FaceDataModule(L.LightningDataModule):
             batch_sampler=batches,
             collate_fn=_as_it_is,
             num_workers=self.num_workers,
+            # Ranks are spawned, and so would be their workers, with half a gigabyte of imports each.
+            multiprocessing_context="fork" if self.num_workers and sys.platform == "linux" else None,
             persistent_workers=self.num_workers > 0,
             pin_memory=torch.cuda.is_available(),
         )
