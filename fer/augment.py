@@ -1,7 +1,8 @@
 """EAC's training views, made from uint8 batches on the training device; every sample has draws of its own.
 
 The recipe of the paper's code, per image: Gaussian pixel noise at the stored size, bilinear resize in uint8,
-normalisation, random erasing. Random numbers come from torch's default generator of the batch's device.
+normalisation, random erasing; for other methods' recipes also a horizontal flip before them. Random numbers come from
+torch's default generator of the batch's device.
 """
 
 from __future__ import annotations
@@ -33,6 +34,9 @@ class Augmentation(nn.Module):
         erase_probability: share of images in which a rectangle is erased, 0..1.
         erase_area: least and largest area of the rectangle as a share of the image.
         erase_aspect: least and largest height / width of the rectangle, drawn log-uniformly.
+        flip_probability: share of images that are mirrored first, 0..1 (EAC: 0).
+        flip_excludes_noise: an image gets the flip or the noise or neither, but not both; the probabilities then sum
+            to at most 1.
         mean, std: per RGB channel on the 0..1 scale. Erased pixels are 0 after normalisation, that is ``mean``.
 
     Raises:
@@ -48,11 +52,24 @@ class Augmentation(nn.Module):
         erase_probability: float = 0.5,
         erase_area: Sequence[float] = (0.02, 0.25),
         erase_aspect: Sequence[float] = (0.3, 3.3),
+        flip_probability: float = 0.0,
+        flip_excludes_noise: bool = False,
         mean: Sequence[float] = (0.485, 0.456, 0.406),
         std: Sequence[float] = (0.229, 0.224, 0.225),
     ) -> None:
         super().__init__()
-        _check_parameters(size, pixel_noise_probability, pixel_noise_variance, erase_probability)
+        _check_size_and_variance(size, pixel_noise_variance)
+        for name, value in (
+            ("pixel_noise_probability", pixel_noise_probability),
+            ("erase_probability", erase_probability),
+            ("flip_probability", flip_probability),
+        ):
+            if not 0 <= value <= 1:
+                raise ValueError(f"augment.{name} is {value}; it must lie in 0..1")
+        if flip_excludes_noise and flip_probability + pixel_noise_probability > 1:
+            raise ValueError(
+                "augment.flip_excludes_noise needs flip_probability + pixel_noise_probability of at most 1"
+            )
         _check_interval("augment.erase_area", erase_area, upper=1.0)
         _check_interval("augment.erase_aspect", erase_aspect, upper=math.inf)
         if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
@@ -61,6 +78,8 @@ class Augmentation(nn.Module):
         self.pixel_noise_probability = pixel_noise_probability
         self.pixel_noise_variance = pixel_noise_variance
         self.erase_probability = erase_probability
+        self.flip_probability = flip_probability
+        self.flip_excludes_noise = flip_excludes_noise
         self.erase_area = (float(erase_area[0]), float(erase_area[1]))
         self.erase_aspect = (float(erase_aspect[0]), float(erase_aspect[1]))
         # The configuration holds them; they are no part of a checkpoint.
@@ -78,8 +97,8 @@ class Augmentation(nn.Module):
         return (view.float() * self.std + self.mean).round().clamp(0, 255).to(torch.uint8)
 
     def one_view(self, image: Tensor) -> Tensor:
-        """Pixel noise, resize, normalise, erase."""
-        return self._erase_(self.test_view(self._pixel_noise(image)))
+        """Flip, pixel noise, resize, normalise, erase."""
+        return self._erase_(self.test_view(self._pixel_noise(*self._flip(image))))
 
     def two_views(
         self, image: Tensor, *, erase: EraseRecipe = "shared", pixel_noise_on_second_view: bool | None = None
@@ -97,7 +116,8 @@ class Augmentation(nn.Module):
                 ``False`` when shared: the mirror image without the noise, erased in the same place. ``True`` when
                 independent: noise of its own.
         """
-        first = self.test_view(self._pixel_noise(image))
+        image, flipped = self._flip(image)
+        first = self.test_view(self._pixel_noise(image, flipped))
         erased = None if erase == "none" else self._draw_erased(first)
         if erased is not None:
             first.masked_fill_(erased, 0.0)
@@ -114,10 +134,21 @@ class Augmentation(nn.Module):
     def _normalise(self, image: Tensor) -> Tensor:
         return image.to(self.mean.dtype, copy=True).sub_(self.mean).div_(self.std)
 
-    def _pixel_noise(self, image: Tensor) -> Tensor:
+    def _flip(self, image: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The images, some of them mirrored, and which, (B, 1, 1, 1); without a draw where none can be."""
+        if self.flip_probability == 0:
+            return image, None
+        flipped = torch.rand(len(image), 1, 1, 1, device=image.device) < self.flip_probability
+        return torch.where(flipped, mirror(image), image), flipped
+
+    def _pixel_noise(self, image: Tensor, flipped: Tensor | None = None) -> Tensor:
         if self.pixel_noise_probability == 0:
             return image
-        chosen = torch.rand(len(image), 1, 1, 1, device=image.device) < self.pixel_noise_probability
+        draw = torch.rand(len(image), 1, 1, 1, device=image.device)
+        if flipped is None or not self.flip_excludes_noise:
+            chosen = draw < self.pixel_noise_probability
+        else:
+            chosen = ~flipped & (draw * (1 - self.flip_probability) < self.pixel_noise_probability)
         noise = torch.randn(image.shape, device=image.device).mul_(self.pixel_noise_variance**0.5)
         # Clip, then cut the fraction off: the reference casts to uint8.
         noisy = noise.add_(image).clamp_(0, 255).to(torch.uint8)
@@ -193,13 +224,9 @@ def _between(positions: Tensor, start: Tensor, length: Tensor) -> Tensor:
     return (positions >= start[:, None]) & (positions < (start + length)[:, None])
 
 
-def _check_parameters(size: int, noise_probability: float, noise_variance: float, erase_probability: float) -> None:
+def _check_size_and_variance(size: int, noise_variance: float) -> None:
     if size < 8:
         raise ValueError(f"augment.size is {size}; views need at least 8 pixels")
-    named = {"pixel_noise_probability": noise_probability, "erase_probability": erase_probability}
-    for name, value in named.items():
-        if not 0 <= value <= 1:
-            raise ValueError(f"augment.{name} is {value}; it must lie in 0..1")
     if not 0 <= noise_variance < math.inf:
         raise ValueError(f"augment.pixel_noise_variance is {noise_variance}; it must be 0 or more")
 

@@ -369,3 +369,47 @@ def test_a_wrong_parameter_is_refused_by_its_key(values: dict[str, Any], key: st
 
 def test_parameters_stay_out_of_checkpoints() -> None:
     assert not Augmentation().state_dict()
+
+
+def test_flips_mirror_their_share_of_the_images_before_everything_else() -> None:
+    images = torch.randint(0, 256, (1, 3, 16, 16), dtype=torch.uint8).expand(2000, -1, -1, -1)
+    plain = {"size": 16, "pixel_noise_probability": 0.0, "erase_probability": 0.0}
+    augmentation = Augmentation(**plain, flip_probability=0.3)
+    view, whole = augmentation.one_view(images), augmentation.test_view(images[:1])
+    mirrored = (view == whole.flip(-1)).flatten(1).all(1)
+    assert ((view == whole).flatten(1).all(1) ^ mirrored).all()
+    assert abs(float(mirrored.float().mean()) - 0.3) < 0.05
+    for erase in ("shared", "independent"):
+        first, second = augmentation.two_views(images[:50], erase=erase)
+        assert torch.equal(second, first.flip(-1)), "the second view is the mirror image of the first, flipped or not"
+
+
+def test_flip_and_noise_can_exclude_each_other() -> None:
+    images = torch.randint(60, 200, (1, 3, 16, 16), dtype=torch.uint8).expand(4000, -1, -1, -1)
+    augmentation = Augmentation(
+        size=16, erase_probability=0.0, flip_probability=0.25, pixel_noise_probability=0.25, flip_excludes_noise=True
+    )
+    view, whole = augmentation.one_view(images), augmentation.test_view(images[:1])
+    untouched = (view == whole).flatten(1).all(1).float().mean()
+    mirrored = (view == whole.flip(-1)).flatten(1).all(1).float().mean()
+    assert abs(float(untouched) - 0.5) < 0.04 and abs(float(mirrored) - 0.25) < 0.035  # five standard errors
+    # What is left has noise, and none of it is mirrored.
+    nearer = (view - whole).abs().flatten(1).mean(1) < (view - whole.flip(-1)).abs().flatten(1).mean(1)
+    assert abs(float(nearer.float().mean()) - 0.75) < 0.035
+
+
+def test_without_flips_the_views_are_those_of_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    images = torch.randint(0, 256, (8, 3, 16, 16), dtype=torch.uint8)
+    augmentation = Augmentation(size=16)
+    torch.manual_seed(0)
+    views = augmentation.one_view(images)
+    torch.manual_seed(0)
+    monkeypatch.setattr(augmentation, "_flip", lambda image: (image, None))
+    assert torch.equal(augmentation.one_view(images), views)
+
+
+def test_more_than_everything_is_refused() -> None:
+    with pytest.raises(ValueError, match="exceed 1"):
+        Augmentation(flip_probability=0.6, pixel_noise_probability=0.5, flip_excludes_noise=True)
+    with pytest.raises(ValueError, match=r"augment\.flip_probability is 1\.5"):
+        Augmentation(flip_probability=1.5)

@@ -165,6 +165,40 @@ def test_experiments_hold_the_published_values(name: str, backbone: str) -> None
         assert config.method._target_ == "fer.methods.ce.CrossEntropy"
 
 
+@pytest.mark.parametrize(
+    ("name", "optimizer", "lr", "weight_decay", "batch_size", "epochs", "lr_after_half"),
+    [
+        ("scn_raf_db", "Adam", 1e-3, 1e-4, 64, 70, 1e-3 * 0.9**35),
+        ("rul_raf_db", "Adam", 2e-4, 1e-4, 64, 60, 2e-4 * 0.9**30),
+        ("nla_raf_db", "Adam", 1e-4, 1e-4, 32, 60, 1e-4 * 0.9**30),
+        ("resup_raf_db", "Adam", 2e-4, 0.0, 96, 30, 2e-5),
+        ("man_raf_db", "Adam", 1e-3, 1e-4, 128, 100, 1e-3 * 0.9**50),
+        ("ran_raf_db", "SGD", 0.1, 1e-4, 128, 60, 0.001),
+        ("dacl_raf_db", "SGD", 0.01, 5e-4, 64, 60, 0.001),
+    ],
+)
+def test_rivals_are_trained_as_their_authors_do(
+    name: str, optimizer: str, lr: float, weight_decay: float, batch_size: int, epochs: int, lr_after_half: float
+) -> None:
+    config = compose([f"experiment={name}"])
+    built = instantiate(config.optim.optimizer)([torch.nn.Parameter(torch.zeros(1))])
+    assert type(built).__name__ == optimizer
+    assert (built.defaults["lr"], built.defaults["weight_decay"]) == (lr, weight_decay)
+    assert built.defaults.get("momentum", 0.9) == 0.9
+    assert (config.batch_size, config.trainer.max_epochs) == (batch_size, epochs)
+    scheduler = instantiate(config.optim.scheduler)(built)
+    for _ in range(epochs // 2):
+        built.step()
+        scheduler.step()
+    assert built.param_groups[0]["lr"] == pytest.approx(lr_after_half)
+    assert config.data.reader._target_ == "fer.data.raf_db.read" and config.augment.size == 224
+
+
+@pytest.mark.parametrize(("epochs", "expected"), [(70, 9), (35, 4), (7, 1), (2, 0)])
+def test_epochs_of_a_paper_scale_with_the_training(epochs: int, expected: int) -> None:
+    assert compose(["method=scn", f"trainer.max_epochs={epochs}"]).method.relabel_from == expected
+
+
 def test_the_experiments_of_the_paper_use_resnet18_unless_told_otherwise() -> None:
     for name in PAPER:
         config = compose([f"experiment={name}"])
