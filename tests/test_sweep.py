@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import random
+import re
 import shutil
 import time
 from pathlib import Path
@@ -79,13 +81,17 @@ def test_the_same_sweep_again_skips_every_job_at_once(grid: Ended, overrides: li
     assert again.seconds < grid.seconds / 2
 
 
-def test_a_job_of_a_sweep_is_the_run_that_its_command_alone_would_be(grid: Ended, overrides: list[str]) -> None:
-    alone = run([*overrides, "method=eac", "seed=1", "output_dir=alone"], grid.folder)
+def test_a_job_of_a_sweep_is_the_run_that_its_command_alone_would_be(
+    grid: Ended, overrides: list[str], tmp_path: Path
+) -> None:
+    alone = run([*overrides, "method=eac", "seed=1", "output_dir=out"], tmp_path)
     assert alone.status == 0, alone.output
-    (folder,) = run_folders(grid.folder / "alone")
-    job = grid.folder / "out" / folder.relative_to(grid.folder / "alone")
+    (folder,) = run_folders(tmp_path / "out")
+    job = grid.folder / folder.relative_to(tmp_path)
     assert_same_outcome(job, folder)
-    assert RunFolder(job).config() | {"output_dir": ""} == RunFolder(folder).config() | {"output_dir": ""}
+    # The sweep may have been made by another of the suite's processes, whose data lies elsewhere.
+    configs = [re.sub(r"popen-gw\d+", "", json.dumps(RunFolder(run).config())) for run in (job, folder)]
+    assert configs[0] == configs[1]
 
 
 def test_a_sweep_over_folders_of_other_runs_is_refused_with_the_difference(
