@@ -409,7 +409,7 @@ def test_without_flips_the_views_are_those_of_before(monkeypatch: pytest.MonkeyP
 
 
 def test_more_than_everything_is_refused() -> None:
-    with pytest.raises(ValueError, match="exceed 1"):
+    with pytest.raises(ValueError, match="at most 1"):
         Augmentation(flip_probability=0.6, pixel_noise_probability=0.5, flip_excludes_noise=True)
     with pytest.raises(ValueError, match=r"augment\.flip_probability is 1\.5"):
         Augmentation(flip_probability=1.5)
