@@ -125,7 +125,8 @@ class Method(L.LightningModule):
         loss = self.loss(batch._replace(image=self.make_views(batch.image)))
         parts = {"loss": loss.total, **loss.parts}
         self.training_statistics.update(loss.logits, batch, parts)
-        self._seen.append(batch.index)
+        if self.trainer.world_size > 1 and self._sample_states:
+            self._seen.append(batch.index)
         step = self.global_step + 1
         if self.logger is not None and step % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             values = {f"step/{name}": float(value.detach()) for name, value in parts.items()}
@@ -138,7 +139,7 @@ class Method(L.LightningModule):
         self.epoch_record = {"lr": self.trainer.optimizers[0].param_groups[0]["lr"]}
 
     def on_train_epoch_end(self) -> None:
-        if self.trainer.world_size > 1 and self._sample_states:
+        if self._seen:
             self._share_sample_states()
         values = self.training_statistics.compute(self.sum_over_ranks)
         self._record({f"train/{name}": value for name, value in values.items()})
@@ -180,8 +181,7 @@ class Method(L.LightningModule):
         """Sum of every rank's tensor, which may be overwritten; without gradient."""
         if self._trainer is None or self.trainer.world_size == 1:
             return values
-        summed = self.trainer.strategy.reduce(values, reduce_op="sum")
-        return torch.as_tensor(summed)
+        return torch.as_tensor(self.trainer.strategy.reduce(values, reduce_op="sum"))
 
     def _record(self, values: dict[str, float]) -> None:
         """Add metrics of the epoch, which are the same on every rank.

@@ -113,8 +113,6 @@ class DivideMix(TwoNetworks):
         self.prior = prior
         self.register_buffer("shares", shares if prior == "given" else torch.full_like(shares, 1 / len(shares)))
         self.shares: Tensor
-        self.register_buffer("given_labels", setting.given_labels.clone(), persistent=False)
-        self.given_labels: Tensor
         self.register_buffer("clean", torch.ones(2, len(setting.given_labels)))
 
     def make_views(self, image: Tensor) -> tuple[Tensor, Tensor]:
@@ -125,7 +123,7 @@ class DivideMix(TwoNetworks):
         super().on_train_epoch_start()
         if self.current_epoch >= self.warm_up:
             p = self.probabilities_of_training_samples()
-            of_label = p.gather(2, self.given_labels[None, :, None].expand(2, -1, 1))[:, :, 0]
+            of_label = self.of_given_label(p)
             self.clean.copy_(torch.stack([small_loss_probability(-row.clamp(min=1e-12).log()) for row in of_label]))
 
     def weight_of_unlabelled(self, epoch: int) -> float:

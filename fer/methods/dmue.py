@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from fer.batch import Batch
 from fer.methods.base import Loss, Method, Setting
 from fer.methods.parameter_groups import faster
+from fer.models.backbones import Backbone
 from fer.models.network import feature_norm
 
 
@@ -83,16 +84,16 @@ class DMUE(Method):
         if not 0 <= dropout < 1:
             raise ValueError(f"method.dropout is {dropout}; it must lie in [0, 1)")
         super().__init__(setting)
-        backbone, features = self.network.backbone, self.network.classifier.in_features
-        if not (hasattr(backbone, "last_stage") and hasattr(backbone, "trunk")):
+        if not isinstance(self.network.backbone, Backbone):
             raise ValueError("method=dmue needs a backbone with a trunk and a last_stage; choose another backbone")
+        features = self.network.classifier.in_features
         self.soft_weight = soft_weight
         self.similarity_weight = similarity_weight
         self.temperature = temperature
         self.turn = turn
         self.classifier_lr_factor = classifier_lr_factor
         classes = self.num_classes
-        self.branches = nn.ModuleList(copy.deepcopy(self._last_stage) for _ in range(classes))
+        self.branches = nn.ModuleList(copy.deepcopy(self._backbone.last_stage) for _ in range(classes))
         self.branch_classifiers = nn.ModuleList(nn.Linear(features, classes - 1, bias=False) for _ in range(classes))
         self.network.classifier = nn.Linear(features, classes, bias=False)
         self.neck = feature_norm(features, frozen_bias=True)
@@ -115,7 +116,7 @@ class DMUE(Method):
     def loss(self, batch: Batch) -> Loss:
         assert isinstance(batch.image, Tensor)
         trunk = self._trunk(batch.image)
-        pooled = self._pooled(self._last_stage, trunk)
+        pooled = self._pooled(self._backbone.last_stage, trunk)
         with torch.autocast(trunk.device.type, enabled=False):
             features = self.neck(pooled)
             logits: Tensor = self.network.classifier(self.dropout(features))
@@ -144,19 +145,18 @@ class DMUE(Method):
         return Loss(of_target * target + of_branches * loss_branches, logits, parts)
 
     def classify(self, view: Tensor) -> Tensor:
-        pooled = self._pooled(self._last_stage, self._trunk(view))
+        pooled = self._pooled(self._backbone.last_stage, self._trunk(view))
         with torch.autocast(view.device.type, enabled=False):
             logits: Tensor = self.network.classifier(self.dropout(self.neck(pooled)))
         return logits
 
     def _trunk(self, view: Tensor) -> Tensor:
-        trunk: Tensor = self.network.backbone.trunk(view.contiguous(memory_format=self.network.memory_format))  # type: ignore[operator]
-        return trunk
+        return self._backbone.trunk(view.contiguous(memory_format=self.network.memory_format))
 
     @property
-    def _last_stage(self) -> nn.Module:
-        stage: nn.Module = self.network.backbone.last_stage  # type: ignore[assignment]
-        return stage
+    def _backbone(self) -> Backbone:
+        assert isinstance(self.network.backbone, Backbone)
+        return self.network.backbone
 
     def _pooled(self, stage: nn.Module, trunk: Tensor) -> Tensor:
         features: Tensor = stage(trunk)

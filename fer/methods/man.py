@@ -66,8 +66,6 @@ class MAN(TwoNetworks):
         self.mutual_weight = mutual_weight
         self.consistency_weight = consistency_weight
         self.strong = v2.RandAugment(num_ops=2, magnitude=10)
-        self.register_buffer("given_labels", setting.given_labels.clone(), persistent=False)
-        self.given_labels: Tensor
         self.register_buffer("group", torch.full_like(setting.given_labels, CLEAN))
 
     def make_views(self, image: Tensor) -> tuple[Tensor, Tensor]:

@@ -80,8 +80,6 @@ class ReSup(TwoNetworks):
             raise ValueError(f"method.agreement is {agreement}; it must be 0 or more")
         super().__init__(setting, evaluated=evaluated)
         self.agreement = agreement
-        self.register_buffer("given_labels", setting.given_labels.clone(), persistent=False)
-        self.given_labels: Tensor
         self.register_buffer("clean", torch.ones(2, len(setting.given_labels)))
 
     def on_train_epoch_start(self) -> None:
@@ -89,7 +87,7 @@ class ReSup(TwoNetworks):
         if self.current_epoch == 0:
             return
         p = self.probabilities_of_training_samples()
-        of_label = p.gather(2, self.given_labels[None, :, None].expand(2, -1, 1))[:, :, 0]
+        of_label = self.of_given_label(p)
         similarity = (of_label / p.norm(dim=2)).double().cpu().numpy()
         clean = torch.from_numpy(np.stack([clean_probability(row) for row in similarity]))
         self.clean.copy_(clean.clamp(_LEAST, 1 - _LEAST))

@@ -33,6 +33,8 @@ class TwoNetworks(Method):
             raise ValueError(f"method.evaluated is {evaluated!r}; choose one of {', '.join(EVALUATED)}")
         super().__init__(setting)
         self.second_network = setting.build_network()
+        self.register_buffer("given_labels", setting.given_labels.clone(), persistent=False)
+        self.given_labels: Tensor
         self.evaluated = evaluated
 
     def classify(self, view: Tensor) -> Tensor:
@@ -53,6 +55,10 @@ class TwoNetworks(Method):
             return self.logits_of_both(batch.image).softmax(2).transpose(0, 1)
 
         return over_training_samples(self, probabilities).transpose(0, 1)
+
+    def of_given_label(self, probabilities: Tensor) -> Tensor:
+        """Of (2, N, K) those of the given labels, (2, N)."""
+        return probabilities.gather(2, self.given_labels[None, :, None].expand(2, -1, 1))[:, :, 0]
 
 
 def mean_of(values: Tensor, chosen: Tensor) -> Tensor:

@@ -12,6 +12,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any, TypeVar
 
 from torch import Tensor, nn
@@ -35,7 +36,7 @@ RESNETS = {
 }
 
 
-class Backbone(nn.Module):
+class Backbone(nn.Module, ABC):
     """What the classifier and the method need to know of a backbone."""
 
     name: str
@@ -56,9 +57,9 @@ class Backbone(nn.Module):
         assert isinstance(stage, nn.Module)
         return stage
 
+    @abstractmethod
     def trunk(self, x: Tensor) -> Tensor:
         """Everything before the last stage: (B, 3, H, W) -> (B, C', h', w')."""
-        raise NotImplementedError(f"{type(self).__name__} has no trunk")
 
 
 AnyBackbone = TypeVar("AnyBackbone", bound=Backbone)
