@@ -6,6 +6,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+_HEAT = "turbo"
+"""Colour map of overlays (matplotlib): blue is little, red is much."""
+
 
 def class_activation_maps(features: Tensor, weight: Tensor) -> Tensor:
     """CAM of every class: ``M[n, k, i, j] = sum_c weight[k, c] * features[n, c, i, j]``.
@@ -28,3 +31,28 @@ def class_activation_maps(features: Tensor, weight: Tensor) -> Tensor:
 def mirror(maps: Tensor) -> Tensor:
     """Mirror images or maps (..., w) along their width."""
     return maps.flip(-1)
+
+
+def overlay(image: Tensor, maps: Tensor, *, strength: float = 0.5) -> Tensor:
+    """Faces with a map of each laid over them in colours.
+
+    A map is enlarged bilinearly and stretched from its least to its greatest value, so that colours compare places
+    within a face but not faces; a flat map is shown as its middle.
+
+    Args:
+        image: uint8 (B, 3, H, W).
+        maps: (B, h, w).
+        strength: share of the colours in the mixture, 0..1.
+
+    Returns:
+        uint8 (B, 3, H, W).
+    """
+    from matplotlib import colormaps
+
+    enlarged = F.interpolate(maps[:, None].float(), size=image.shape[-2:], mode="bilinear", align_corners=False)[:, 0]
+    least, most = enlarged.amin((1, 2), keepdim=True), enlarged.amax((1, 2), keepdim=True)
+    is_flat = most - least <= 1e-5 * torch.maximum(most.abs(), least.abs())
+    heat = torch.where(is_flat, 0.5, (enlarged - least) / (most - least).clamp(min=1e-12))
+    colours = torch.as_tensor(colormaps[_HEAT](range(256)), dtype=torch.float32, device=image.device)[:, :3] * 255
+    coloured = colours[(heat * 255).round().long()].permute(0, 3, 1, 2)
+    return ((1 - strength) * image + strength * coloured).round().to(torch.uint8)

@@ -1,21 +1,18 @@
-"""From a resolved configuration to a trained, tested run. The only module that instantiates configurations."""
+"""From a resolved configuration to a trained, tested run."""
 
 from __future__ import annotations
 
 import logging
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import lightning.pytorch as L
 import torch
-from hydra.errors import InstantiationException
-from hydra.utils import instantiate
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.strategies import DDPStrategy
 from torch import nn
 
@@ -26,7 +23,8 @@ from fer.callbacks.seeding import Seeding, seed_everything
 from fer.data.module import FaceDataModule
 from fer.data.noise import fingerprint
 from fer.devices import world_size
-from fer.errors import ConfigError, UserError
+from fer.errors import ConfigError
+from fer.instantiation import configured, instantiated
 from fer.methods.base import Method, Setting
 from fer.models.batch_norm import synchronise_statistics
 from fer.models.network import FaceNetwork
@@ -39,7 +37,6 @@ Config = Mapping[str, Any]
 _DATAMODULE_KEYS = (
     "cache_dir", "image_cache", "batch_size", "train_samples", "protocol", "holdout_share", "seed", "num_workers",
 )  # fmt: skip
-T = TypeVar("T")
 
 
 @dataclass
@@ -66,16 +63,22 @@ def build(config: Config, folder: RunFolder, *, for_training: bool = True) -> Ex
     """
     datamodule = _build_datamodule(config)
     seed_everything(config["seed"])
-    method = _build_method(config, datamodule, with_weights=for_training)
+    method = _build_method(
+        config,
+        datamodule.table.class_names,
+        torch.from_numpy(datamodule.train.given),
+        evaluation_name=datamodule.evaluation_name,
+        with_weights=for_training,
+    )
     if for_training:
         callbacks = [Seeding(config["seed"]), RunWriter(folder)]
-        callbacks += [_instantiate(callback) for callback in (config["callbacks"] or {}).values()]
-        logger = _instantiate(config["logger"], save_dir=folder.path, name="tensorboard", version="")
+        callbacks += [instantiated(callback) for callback in (config["callbacks"] or {}).values()]
+        logger = instantiated(config["logger"], save_dir=folder.path, name="tensorboard", version="")
     else:
         callbacks, logger = [], None
     on_terminal = config["trainer"]["enable_progress_bar"] and for_training and sys.stdout.isatty()
     is_distributed = world_size(config["trainer"]) > 1
-    trainer: L.Trainer = _instantiate(
+    trainer: L.Trainer = instantiated(
         {**config["trainer"], "enable_progress_bar": on_terminal},
         # Buffers hold what ranks have seen of their own samples; a broadcast at every step would overwrite it.
         strategy=DDPStrategy(broadcast_buffers=False) if is_distributed else "auto",
@@ -89,7 +92,7 @@ def build(config: Config, folder: RunFolder, *, for_training: bool = True) -> Ex
     )
     datamodule.trainer = trainer
     if is_distributed and config["sync_batchnorm"]:
-        _configured(synchronise_statistics, method, trainer.strategy.root_device)
+        configured(synchronise_statistics, method, trainer.strategy.root_device)
     return Experiment(config, datamodule, method, trainer)
 
 
@@ -129,8 +132,22 @@ def train(config: Config, folder: RunFolder) -> dict[str, Any] | None:
 def evaluate(config: Config, folder: RunFolder) -> dict[str, float]:
     """Metrics of a finished run's test split, from the checkpoint that its result was computed with."""
     experiment = build(config, folder, for_training=False)
-    checkpoint = folder.best_checkpoint if config["protocol"] == "holdout" else folder.last_checkpoint
-    return _test_checkpoint(experiment, checkpoint)
+    return _test_checkpoint(experiment, _tested_checkpoint(config, folder))
+
+
+def trained(folder: RunFolder, device: str | torch.device = "cpu") -> Method:
+    """The trained method of a finished run, in evaluation mode; the data that it was trained on need not be there.
+
+    Raises:
+        RunFolderError: the run is not finished, or a file of it cannot be read.
+        ConfigError: its checkpoint is missing.
+    """
+    folder.result()
+    config = folder.config()
+    given = torch.tensor(folder.given_labels())
+    method = _build_method(config | {"compile": False}, folder.class_names(), given, with_weights=False)
+    _load(method, _tested_checkpoint(config, folder))
+    return method.to(device).eval()
 
 
 def check_data(config: Config, folder: RunFolder) -> None:
@@ -163,77 +180,65 @@ def _test(experiment: Experiment, folder: RunFolder) -> dict[str, float] | None:
 
 
 def _test_checkpoint(experiment: Experiment, checkpoint: Path) -> dict[str, float]:
-    if not checkpoint.is_file():
-        raise ConfigError(f"{checkpoint} is missing: the run cannot be tested without it")
-    state = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    experiment.method.load_state_dict(state["state_dict"])
+    _load(experiment.method, checkpoint)
     experiment.method.evaluation_name = "test"
     experiment.trainer.validate(experiment.method, experiment.datamodule.test_dataloader(), verbose=False)
     return {k: v for k, v in experiment.method.epoch_record.items() if k.startswith("test/")}
 
 
+def _tested_checkpoint(config: Config, folder: RunFolder) -> Path:
+    """That of the epoch which the result stands for, or under ``last5`` of the last one."""
+    return folder.best_checkpoint if config["protocol"] == "holdout" else folder.last_checkpoint
+
+
+def _load(method: Method, checkpoint: Path) -> None:
+    if not checkpoint.is_file():
+        raise ConfigError(f"{checkpoint} is missing: the run cannot be tested without it")
+    method.load_state_dict(torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"])
+
+
 def _build_datamodule(config: Config) -> FaceDataModule:
-    datamodule = _configured(
+    datamodule = configured(
         FaceDataModule,
-        read=_instantiate(config["data"]["reader"], _partial_=True),
-        noise=_instantiate(config["noise"]),
+        read=instantiated(config["data"]["reader"], _partial_=True),
+        noise=instantiated(config["noise"]),
         store_size=config["data"]["store_size"],
         on_bad_image=config["data"]["on_bad_image"],
         **{key: config[key] for key in _DATAMODULE_KEYS if key in config},  # a kept one may be older than a key
     )
-    _configured(datamodule.setup)
+    configured(datamodule.setup)
     return datamodule
 
 
-def _build_method(config: Config, datamodule: FaceDataModule, *, with_weights: bool) -> Method:
-    table = datamodule.table
+def _build_method(
+    config: Config,
+    class_names: tuple[str, ...],
+    given_labels: torch.Tensor,
+    *,
+    evaluation_name: str = "test",
+    with_weights: bool,
+) -> Method:
     backbone = dict(config["backbone"])
     if not with_weights:
         backbone["weights"] = None
 
     def build_network() -> FaceNetwork:
-        features: nn.Module = _instantiate(backbone)
+        features: nn.Module = instantiated(backbone)
         if config["compile"]:
             features.compile()
-        return FaceNetwork(features, table.num_classes, channels_last=config["channels_last"])
+        return FaceNetwork(features, len(class_names), channels_last=config["channels_last"])
 
     setting = Setting(
         build_network=build_network,
-        augmentation=_instantiate(config["augment"]),
-        optimizer=_instantiate(config["optim"]["optimizer"]),
-        scheduler=_instantiate(config["optim"]["scheduler"]),
-        class_names=table.class_names,
-        given_labels=torch.from_numpy(datamodule.train.given),
-        evaluation_name=datamodule.evaluation_name,
+        augmentation=instantiated(config["augment"]),
+        optimizer=instantiated(config["optim"]["optimizer"]),
+        scheduler=instantiated(config["optim"]["scheduler"]),
+        class_names=class_names,
+        given_labels=given_labels,
+        evaluation_name=evaluation_name,
     )
-    method: Method = _configured(_instantiate(config["method"], _partial_=True), setting)
+    method: Method = configured(instantiated(config["method"], _partial_=True), setting)
     return method
-
-
-def _instantiate(node: Any, **arguments: Any) -> Any:
-    """``hydra.utils.instantiate`` with the constructor's own error instead of Hydra's report of it."""
-    if not node:
-        return None
-    wants_partial = arguments.pop("_partial_", node.get("_partial_", False))
-    try:
-        partial = instantiate({**node, "_partial_": True}, _convert_="all", **arguments)
-    except InstantiationException as error:
-        raise ConfigError(str(error).partition(", set env var")[0]) from error
-    return partial if wants_partial else _configured(partial)
-
-
-def _configured(call: Callable[..., T], *arguments: Any, **keywords: Any) -> T:
-    """Call something whose arguments come from the configuration.
-
-    Raises:
-        ConfigError: the arguments do not fit its signature or it refuses their values.
-    """
-    try:
-        return call(*arguments, **keywords)
-    except UserError:
-        raise
-    except (TypeError, ValueError, MisconfigurationException) as error:
-        raise ConfigError(str(error)) from error
 
 
 def _write_inputs(experiment: Experiment, folder: RunFolder, *, resumed: bool) -> None:

@@ -21,12 +21,13 @@ LAYERS = (
     ("report", "sweep"),
     ("launch", "config", "resources"),
     ("experiment",),
-    ("predictions", "callbacks"),
+    ("predictions", "callbacks", "instantiation"),
     ("methods", "data", "reporting"),
+    ("cam_record",),
     ("models", "augment", "metrics", "results", "runs", "devices"),
     ("batch", "cam", "errors", "terminal", "provenance", "host_memory"),
 )
-MAY_KNOW_HYDRA = {"train", "evaluate", "data.cli", "sweep", "launch", "config", "resources", "experiment"}
+MAY_KNOW_HYDRA = {"train", "evaluate", "data.cli", "sweep", "launch", "config", "resources", "instantiation"}
 # Everything else in fer.data works on files and arrays, so that the data tools start at once.
 DATA_MAY_KNOW_TORCH = {"fer.data.module", "fer.data.samplers"}
 SLOW_TO_IMPORT = {"torch", "torchvision", "torchmetrics", "lightning", "tensorboard", "scipy", "matplotlib"}

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
-from fer.cam import class_activation_maps, mirror
+from fer.cam import class_activation_maps, mirror, overlay
 from fer.models.backbones import tiny
 from fer.models.network import FaceNetwork
 
@@ -90,3 +90,17 @@ def test_mirror_equals_sampling_on_a_mirrored_grid(height: int, width: int, seed
     torch.testing.assert_close(mirror(maps), mirrored_by_grid(maps), rtol=0, atol=tolerance)
     assert torch.equal(mirror(mirror(maps)), maps)
     assert torch.equal(mirror(maps)[..., 0], maps[..., width - 1])
+
+
+def test_an_overlay_shows_where_the_map_is_high() -> None:
+    image = torch.full((2, 3, 40, 40), 100, dtype=torch.uint8)
+    maps = torch.zeros(2, 4, 4)
+    maps[0, 0, 3] = 5.0
+    shown = overlay(image, maps).int()
+    assert shown.shape == image.shape
+    red, blue = shown[0, 0], shown[0, 2]
+    assert red[0, 39] > blue[0, 39] + 50, "the peak is red"
+    assert blue[39, 0] > red[39, 0], "where there is least, blue"
+    assert (shown[1] == shown[1, :, :1, :1]).all(), "a flat map has one colour"
+    assert torch.equal(overlay(image, maps, strength=0.0), image)
+    assert (overlay(image, 10 * maps - 3).int() - shown).abs().max() <= 3, "scale and offset do not matter"

@@ -1,0 +1,66 @@
+"""The maps of a few fixed faces after an epoch, as a run keeps them for figures: ``cams/epoch-0012.npz``."""
+
+from __future__ import annotations
+
+import zipfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fer.runs import RunFolder, RunFolderError
+
+_NAME = "epoch-{:04}.npz"
+
+
+@dataclass
+class CamRecord:
+    """N faces, the same ones in every record of a run, in the order test, then training."""
+
+    split: NDArray[np.str_]
+    """``test`` or ``train``, (N,)."""
+    file: NDArray[np.str_]
+    """As in ``predictions.csv``, (N,)."""
+    image: NDArray[np.uint8]
+    """(N, 3, h, w), as stored."""
+    clean: NDArray[np.int64]
+    """True labels, (N,)."""
+    given: NDArray[np.int64]
+    """Given labels, (N,)."""
+    probabilities: NDArray[np.float32]
+    """(N, K)."""
+    cam: NDArray[np.float16]
+    """(N, K, h', w')."""
+    mirrored_cam: NDArray[np.float16]
+    """Of the mirrored faces, as the network sees them: not mirrored back."""
+
+    def write(self, folder: RunFolder, epoch: int) -> None:
+        """Keep the record; one of the same epoch is replaced."""
+        folder.cam_folder.mkdir(exist_ok=True)
+        path = folder.cam_folder / _NAME.format(epoch)
+        partial = path.with_name(f".{path.name}")
+        with partial.open("wb") as stream:
+            np.savez_compressed(stream, **asdict(self))
+        partial.replace(path)
+
+
+def read_cam_records(folder: RunFolder) -> dict[int, CamRecord]:
+    """The records of a run by epoch, oldest first.
+
+    Raises:
+        RunFolderError: one cannot be read.
+    """
+    return {
+        int(path.stem.removeprefix("epoch-")): _read(path) for path in sorted(folder.cam_folder.glob("epoch-*.npz"))
+    }
+
+
+def _read(path: Path) -> CamRecord:
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            content: dict[str, Any] = dict(arrays)
+        return CamRecord(**content)
+    except (OSError, ValueError, TypeError, KeyError, zipfile.BadZipFile) as error:
+        raise RunFolderError(f"{path} cannot be read ({error}); remove it") from error

@@ -1,0 +1,108 @@
+"""Maps of every method: of a linear classifier exactly the CAM, of any other head what its logits' gradients say."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import CHOICES, Train
+from small_methods import build, raw_images
+from test_methods import METHODS, overrides_of
+from torch import nn
+
+from fer import experiment
+from fer.cam import class_activation_maps
+from fer.config import compose
+from fer.errors import UserError
+from fer.launch import resolve
+from fer.methods.ce import CrossEntropy
+from fer.methods.co_teaching import CoTeaching
+from fer.methods.dmue import DMUE
+from fer.methods.explanation import explain
+from fer.models.backbones import mobilenet_v2, resnet, tiny
+from fer.runs import RunFolder, RunFolderError
+
+
+@pytest.mark.parametrize(
+    "backbone", [partial(tiny, width=8), partial(resnet, depth=18), mobilenet_v2], ids=["tiny", "resnet", "mobilenet"]
+)
+def test_of_a_linear_classifier_the_map_is_the_cam(backbone: object) -> None:
+    method = build(CrossEntropy, backbone=backbone)
+    view = method.augmentation.test_view(raw_images())
+    logits, cam = explain(method, view)
+    method.eval()
+    features, expected = method.network(view)
+    weight = method.network.classifier.weight
+    torch.testing.assert_close(logits, expected.float())
+    torch.testing.assert_close(cam, class_activation_maps(features, weight).float(), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(cam.mean((2, 3)) + method.network.classifier.bias.float(), logits, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("evaluated", ["first", "second", "mean"])
+def test_of_two_networks_the_map_is_that_of_what_is_evaluated(evaluated: str) -> None:
+    method = build(CoTeaching, noise_ratio=0.3, evaluated=evaluated).eval()
+    view = method.augmentation.test_view(raw_images())
+    networks = (method.network, method.second_network)
+    first, second = (class_activation_maps(n(view)[0], n.classifier.weight).float() for n in networks)
+    expected = {"first": first, "second": second, "mean": (first + second) / 2}[evaluated]
+    torch.testing.assert_close(explain(method, view).cam, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_head_that_scales_what_it_pools_scales_the_map() -> None:
+    """DMUE's neck is affine in tests: maps are those of classifier and neck as one linear layer."""
+    method = build(DMUE).eval()
+    view = method.augmentation.test_view(raw_images())
+    features = method.network.backbone(view)
+    (norm,) = [module for module in method.neck.modules() if isinstance(module, nn.BatchNorm2d)]
+    weight = method.network.classifier.weight * (norm.weight / (norm.running_var + norm.eps).sqrt())
+    expected = class_activation_maps(features, weight).float()
+    torch.testing.assert_close(explain(method, view).cam, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_explains_what_it_evaluates(name: str, overrides: list[str], tmp_path: Path) -> None:
+    config = resolve(compose([*overrides, *overrides_of(name)]), CHOICES)
+    method = experiment.build(config, RunFolder(tmp_path)).method.train()
+    modes = [module.training for module in method.modules()]
+    view = method.augmentation.test_view(raw_images(4))
+    logits, cam = explain(method, view)
+    assert [module.training for module in method.modules()] == modes
+    assert all(parameter.grad is None for parameter in method.parameters())
+    assert logits.shape == (4, 3) and cam.shape == (4, 3, 4, 4) and cam.isfinite().all()
+    assert cam.abs().amax((1, 2, 3)).min() > 0, "every face has a map"
+    torch.testing.assert_close(logits, method.eval().classify(view))
+    again = explain(method, view[:2])
+    torch.testing.assert_close(again.cam, cam[:2], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("protocol", ["last5", "holdout"])
+def test_a_finished_run_is_loaded_without_its_data(protocol: str, train: Train, tmp_path: Path) -> None:
+    train(tmp_path / "run", "method=scn", f"protocol={protocol}", "holdout_share=0.3", "data.on_bad_image=skip")
+    folder = RunFolder(tmp_path / "run")
+    config = folder.config()
+    config["data"]["root"] = config["data"]["reader"]["root"] = str(tmp_path / "moved")
+    folder.config_file.write_text(str(config))
+    method = experiment.trained(folder)
+    name = "best" if protocol == "holdout" else "last"
+    state = torch.load(folder.last_checkpoint.with_name(f"{name}.ckpt"), weights_only=True)["state_dict"]
+    assert all(torch.equal(value, state[key]) for key, value in method.state_dict().items())
+    assert method.class_names == ("bar", "disc", "line") and not method.training
+
+
+@pytest.mark.parametrize("damage", ["predictions.csv", "noise.csv", "checkpoints/last.ckpt", "result.json"])
+def test_a_run_that_lacks_a_file_is_refused_by_its_name(damage: str, train: Train, tmp_path: Path) -> None:
+    train(tmp_path / "run", "method=ce")
+    (tmp_path / "run" / damage).unlink()
+    expected = "no finished run" if damage == "result.json" else damage
+    with pytest.raises(UserError, match=expected):
+        experiment.trained(RunFolder(tmp_path / "run"))
+
+
+def test_labels_that_fit_no_class_are_refused(train: Train, tmp_path: Path) -> None:
+    train(tmp_path / "run", "method=ce")
+    noise = tmp_path / "run" / "noise.csv"
+    noise.write_text(noise.read_text().replace("disc", "dice"))
+    with pytest.raises(RunFolderError, match=r"noise\.csv does not fit .*predictions\.csv"):
+        RunFolder(tmp_path / "run").given_labels()
