@@ -33,11 +33,31 @@ def mirror(maps: Tensor) -> Tensor:
     return maps.flip(-1)
 
 
-def overlay(image: Tensor, maps: Tensor, *, strength: float = 0.5) -> Tensor:
-    """Faces with a map of each laid over them in colours.
+def heat_colours(maps: Tensor, height: int, width: int) -> Tensor:
+    """Maps as pictures, from blue for a map's least value to red for its greatest.
 
-    A map is enlarged bilinearly and stretched from its least to its greatest value, so that colours compare places
-    within a face but not faces; a flat map is shown as its middle.
+    A map is enlarged bilinearly and stretched between the two, so that colours compare places within a face but not
+    faces; a flat map is shown as its middle.
+
+    Args:
+        maps: (B, h, w).
+        height, width: of the pictures.
+
+    Returns:
+        uint8 (B, 3, height, width).
+    """
+    from matplotlib import colormaps
+
+    enlarged = F.interpolate(maps[:, None].float(), size=(height, width), mode="bilinear", align_corners=False)[:, 0]
+    least, most = enlarged.amin((1, 2), keepdim=True), enlarged.amax((1, 2), keepdim=True)
+    is_flat = most - least <= 1e-5 * torch.maximum(most.abs(), least.abs())
+    heat = torch.where(is_flat, 0.5, (enlarged - least) / (most - least).clamp(min=1e-12))
+    colours = torch.as_tensor(colormaps[_HEAT](range(256), bytes=True)[:, :3], device=maps.device)
+    return colours[(heat * 255).round().long()].permute(0, 3, 1, 2)
+
+
+def overlay(image: Tensor, maps: Tensor, *, strength: float = 0.5) -> Tensor:
+    """Faces with a map of each laid over them in the colours of ``heat_colours``.
 
     Args:
         image: uint8 (B, 3, H, W).
@@ -47,12 +67,5 @@ def overlay(image: Tensor, maps: Tensor, *, strength: float = 0.5) -> Tensor:
     Returns:
         uint8 (B, 3, H, W).
     """
-    from matplotlib import colormaps
-
-    enlarged = F.interpolate(maps[:, None].float(), size=image.shape[-2:], mode="bilinear", align_corners=False)[:, 0]
-    least, most = enlarged.amin((1, 2), keepdim=True), enlarged.amax((1, 2), keepdim=True)
-    is_flat = most - least <= 1e-5 * torch.maximum(most.abs(), least.abs())
-    heat = torch.where(is_flat, 0.5, (enlarged - least) / (most - least).clamp(min=1e-12))
-    colours = torch.as_tensor(colormaps[_HEAT](range(256)), dtype=torch.float32, device=image.device)[:, :3] * 255
-    coloured = colours[(heat * 255).round().long()].permute(0, 3, 1, 2)
-    return ((1 - strength) * image + strength * coloured).round().to(torch.uint8)
+    colours = heat_colours(maps, image.shape[-2], image.shape[-1])
+    return ((1 - strength) * image + strength * colours).round().to(torch.uint8)

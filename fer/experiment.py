@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as L
+import numpy as np
 import torch
 from lightning.pytorch.strategies import DDPStrategy
+from numpy.typing import NDArray
 from torch import nn
 
 from fer import predictions
@@ -148,6 +150,18 @@ def trained(folder: RunFolder, device: str | torch.device = "cpu") -> Method:
     method = _build_method(config | {"compile": False}, folder.class_names(), given, with_weights=False)
     _load(method, _tested_checkpoint(config, folder))
     return method.to(device).eval()
+
+
+def training_images(config: Config, most: int) -> NDArray[np.uint8]:
+    """Some of the images that a configuration trains on, spread over all of them: uint8 (n, 3, size, size).
+
+    Raises:
+        ConfigError, DatasetError: they are not there or cannot be used.
+    """
+    train = _build_datamodule(config).train
+    chosen = np.linspace(0, len(train) - 1, min(most, len(train))).astype(int)
+    images: NDArray[np.uint8] = train.store.images[train.rows[chosen]]
+    return images
 
 
 def check_data(config: Config, folder: RunFolder) -> None:

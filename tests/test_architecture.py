@@ -17,7 +17,8 @@ from conftest import PROJECT
 
 # From the top. A module imports from the rows below its own and from its own package, which counts as one.
 LAYERS = (
-    ("train", "evaluate", "data.cli"),
+    ("train", "evaluate", "predict", "export", "data.cli"),
+    ("inference",),
     ("report", "sweep"),
     ("launch", "config", "resources"),
     ("experiment",),
@@ -25,9 +26,11 @@ LAYERS = (
     ("methods", "data", "reporting"),
     ("cam_record",),
     ("models", "augment", "metrics", "results", "runs", "devices"),
-    ("batch", "cam", "errors", "terminal", "provenance", "host_memory"),
+    ("batch", "cam", "errors", "terminal", "provenance", "host_memory", "paths_on_command_line"),
 )
-MAY_KNOW_HYDRA = {"train", "evaluate", "data.cli", "sweep", "launch", "config", "resources", "instantiation"}
+MAY_KNOW_HYDRA = {
+    "train", "evaluate", "predict", "export", "data.cli", "sweep", "launch", "config", "resources", "instantiation",
+}  # fmt: skip
 # Everything else in fer.data works on files and arrays, so that the data tools start at once.
 DATA_MAY_KNOW_TORCH = {"fer.data.module", "fer.data.samplers"}
 SLOW_TO_IMPORT = {"torch", "torchvision", "torchmetrics", "lightning", "tensorboard", "scipy", "matplotlib"}

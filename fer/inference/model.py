@@ -1,0 +1,135 @@
+"""What classifies faces: a run's trained method, or the same exported as an ONNX file, behind one interface."""
+
+from __future__ import annotations
+
+import json
+import logging
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from fer import experiment
+from fer.errors import ConfigError, UserError
+from fer.inference.faces import MOST_MEASURED, STANDARD_TEMPLATE, FaceDetector, measured_template
+from fer.methods.explanation import explain
+from fer.runs import RunFolder, RunFolderError, write_json
+
+log = logging.getLogger(__name__)
+
+Images = NDArray[np.uint8]
+Template = NDArray[np.float64]
+
+_TEMPLATE_FILE = "face_template.json"
+
+
+class Prediction(NamedTuple):
+    """What a model says of B faces."""
+
+    probabilities: NDArray[np.float32]
+    """(B, K)."""
+    cam: NDArray[np.float32] | None
+    """(B, K, h, w); ``None`` where it was not asked for, or where the model has none."""
+
+
+class Model(ABC):
+    """Classifies faces that are cut out and aligned as the training data was."""
+
+    class_names: tuple[str, ...]
+    image_size: int
+    """Edge length in pixels of the faces that it takes."""
+
+    @abstractmethod
+    def face_template(self, detector: FaceDetector) -> Template:
+        """Where landmarks lie in the faces that it was trained on, (5, 2) in units of their edge."""
+
+    @abstractmethod
+    def predict(self, faces: Images, *, with_cam: bool = False) -> Prediction:
+        """Probabilities, and maps, of uint8 faces (B, 3, image_size, image_size) in RGB."""
+
+
+class RunModel(Model):
+    """The trained method of a finished run.
+
+    Args:
+        folder: of the run.
+        accelerator: ``auto`` (a GPU where there is one), ``cpu`` or ``gpu``.
+
+    Raises:
+        RunFolderError: the run is not finished, or a file of it cannot be read.
+        ConfigError: there is no such accelerator, or the run's checkpoint is missing.
+    """
+
+    def __init__(self, folder: RunFolder, accelerator: str = "auto") -> None:
+        self.folder = folder
+        self.device = device_of(accelerator)
+        self.method = experiment.trained(folder, self.device)
+        self.class_names = self.method.class_names
+        self.image_size = int(folder.config()["data"]["store_size"])
+
+    def face_template(self, detector: FaceDetector) -> Template:
+        """Measured on the training images the first time, and kept in the run folder."""
+        file = self.folder.path / _TEMPLATE_FILE
+        if file.is_file():
+            return _read_template(file)
+        try:
+            images = experiment.training_images(self.folder.config(), MOST_MEASURED)
+        except (UserError, OSError) as error:
+            log.warning("faces are aligned to a standard: the run's training images are not at hand (%s)", error)
+            return STANDARD_TEMPLATE
+        template = measured_template(images, detector)
+        if template is None:
+            log.warning("faces are aligned to a standard: the detector finds too few in the run's training images")
+            template = STANDARD_TEMPLATE
+        write_json(file, {"landmarks": template.tolist()})
+        return template
+
+    def predict(self, faces: Images, *, with_cam: bool = False) -> Prediction:
+        images = torch.from_numpy(faces).to(self.device)
+        if not with_cam:
+            with torch.inference_mode():
+                return Prediction(self.method(images).float().softmax(1).cpu().numpy(), None)
+        explanation = explain(self.method, self.method.augmentation.test_view(images))
+        return Prediction(explanation.logits.softmax(1).cpu().numpy(), explanation.cam.cpu().numpy())
+
+
+def _read_template(file: Path) -> Template:
+    try:
+        template = np.array(json.loads(file.read_text(encoding="utf-8"))["landmarks"], dtype=np.float64)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RunFolderError(f"{file} cannot be read ({error}); remove it, and it is measured again") from error
+    if template.shape != STANDARD_TEMPLATE.shape or not np.isfinite(template).all():
+        raise RunFolderError(f"{file} does not hold five points; remove it, and it is measured again")
+    return template
+
+
+def device_of(accelerator: str) -> torch.device:
+    """The device that ``auto``, ``cpu`` or ``gpu`` means on this machine.
+
+    Raises:
+        ConfigError: another word, or no GPU where one is asked for.
+    """
+    if accelerator not in ("auto", "cpu", "gpu"):
+        raise ConfigError(f"accelerator={accelerator}: choose auto, cpu or gpu")
+    if accelerator == "gpu" and not torch.cuda.is_available():
+        raise ConfigError("accelerator=gpu: torch finds no GPU here; leave it out or give accelerator=cpu")
+    return torch.device("cuda" if accelerator != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def open_model(run: str | None, model: str | None, accelerator: str = "auto") -> Model:
+    """The model of a run folder, or of an exported file; exactly one of both is given.
+
+    Raises:
+        UserError: neither or both are given, or what is given cannot be used; the message says which and why.
+    """
+    if (run is None) == (model is None):
+        raise ConfigError("give a finished run as run=FOLDER, or an exported file as model=FILE.onnx, and not both")
+    if run is not None:
+        return RunModel(RunFolder(run), accelerator)
+    from fer.inference.onnx_model import OnnxModel
+
+    assert model is not None
+    return OnnxModel(Path(model), accelerator)

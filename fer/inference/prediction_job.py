@@ -1,0 +1,144 @@
+"""A whole call of fer-predict: read, find, classify, write, and say what was done."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from rich.console import Console
+from rich.progress import Progress
+
+from fer.errors import ConfigError
+from fer.inference.classified import ClassifiedFace, classify, writer_for
+from fer.inference.drawing import draw_faces
+from fer.inference.faces import STANDARD_TEMPLATE, FaceDetector
+from fer.inference.model import open_model
+from fer.inference.photographs import Scene, SceneReader, find_images, in_batches, read_ahead
+from fer.runs import replacing
+
+log = logging.getLogger(__name__)
+
+_SHOWN = 20
+
+
+@dataclass
+class Outcome:
+    """What became of the photographs."""
+
+    output: Path
+    photographs: int = 0
+    faces: int = 0
+    without_face: int = 0
+    unreadable: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+    """From the first photograph to the last, without the start of the program."""
+    expressions: Counter[str] = field(default_factory=Counter)
+
+    def summary(self) -> str:
+        speed = self.photographs / self.seconds if self.seconds else 0.0
+        lines = [f"{self.output}  {self.faces} faces in {self.photographs} photographs, {speed:.0f} photographs/s"]
+        lines += [f"  {name:12} {count}" for name, count in self.expressions.most_common()]
+        if self.without_face:
+            lines.append(f"no face was found in {self.without_face}")
+        if self.unreadable:
+            lines.append(f"{len(self.unreadable)} could not be read and were left out")
+        return "\n".join(lines)
+
+
+@dataclass
+class PredictionJob:
+    """The options of ``conf/predict.yaml``.
+
+    Raises:
+        UserError: from ``run``, for what cannot be used, before anything is read.
+    """
+
+    run_folder: str | None
+    model: str | None
+    images: Sequence[str]
+    detect: Literal["auto", "off"]
+    least_score: float
+    output: str
+    overwrite: bool
+    overlays: str | None
+    cam: bool
+    batch_size: int
+    accelerator: str
+    threads: int
+
+    def run(self) -> Outcome:
+        """Do it."""
+        output = self._checked_output()
+        paths = find_images(self.images)
+        detector = FaceDetector(self.least_score) if self.detect == "auto" else None
+        model = open_model(self.run_folder, self.model, self.accelerator)
+        template = model.face_template(detector) if detector else STANDARD_TEMPLATE
+        read = SceneReader(model.image_size, template, detector, keep_photographs=self.overlays is not None)
+        outcome = Outcome(output)
+        names = _names_of_pictures(paths)
+        started = time.perf_counter()
+        console = Console(stderr=True)
+        progress = Progress(console=console, transient=True, disable=not console.is_terminal)
+        with replacing(output) as stream, progress:
+            writer = writer_for(output)(stream, model.class_names)
+            task = progress.add_task("photographs", total=len(paths))
+            for scenes in in_batches(read_ahead(read, paths, self.threads), self.batch_size):
+                for scene, faces in classify(model, scenes, with_cam=self.cam and self.overlays is not None):
+                    writer.add(scene, faces)
+                    self._count(outcome, scene, faces, one_of_few=len(paths) <= _SHOWN)
+                    if self.overlays is not None and faces:
+                        self._draw(scene, faces, model.image_size, Path(self.overlays) / names[scene.path])
+                progress.advance(task, len(scenes))
+            writer.end()
+        outcome.seconds = time.perf_counter() - started
+        return outcome
+
+    def _checked_output(self) -> Path:
+        if self.detect not in ("auto", "off"):
+            raise ConfigError(f"detect={self.detect}: choose auto or off")
+        for key, value in (("batch_size", self.batch_size), ("threads", self.threads)):
+            if value < 1:
+                raise ConfigError(f"{key}={value}: it must be 1 or more")
+        output = Path(self.output)
+        writer_for(output)
+        if output.exists() and not self.overwrite:
+            raise ConfigError(f"{output} exists already; choose another output=, or give overwrite=true")
+        for folder in (output.parent, *([Path(self.overlays)] if self.overlays else [])):
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise ConfigError(f"cannot make the folder {folder} ({error.strerror})") from error
+        return output
+
+    def _count(self, outcome: Outcome, scene: Scene, faces: list[ClassifiedFace], *, one_of_few: bool) -> None:
+        outcome.photographs += 1
+        outcome.faces += len(faces)
+        outcome.expressions.update(face.expression for face in faces)
+        if scene.fault:
+            outcome.unreadable.append(str(scene.path))
+            log.warning("%s: %s; left out", scene.path, scene.fault)
+        elif not faces:
+            outcome.without_face += 1
+        if one_of_few:
+            for face in faces:
+                log.info("%s  %s %.0f %%", scene.path, face.expression, 100 * face.confidence)
+
+    def _draw(self, scene: Scene, faces: list[ClassifiedFace], size: int, path: Path) -> None:
+        assert scene.photograph is not None
+        picture = draw_faces(scene.photograph, faces, scene.transforms, size)
+        picture.save(path)
+
+
+def _names_of_pictures(paths: Sequence[Path]) -> dict[Path, str]:
+    """The photographs' own names, with a number where several folders hold the same."""
+    seen: Counter[str] = Counter()
+    names = {}
+    for path in paths:
+        seen[path.stem] += 1
+        names[path] = path.stem + (f"-{seen[path.stem]}" if seen[path.stem] > 1 else "") + ".png"
+    return names
