@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 
 
@@ -17,6 +18,7 @@ def _quoted(argument: str, keys: tuple[str, ...]) -> str:
     key, sign, value = argument.partition("=")
     if not sign or key not in keys or not value or value == "null" or (value[0], value[-1]) == ("[", "]"):
         return argument
-    # In Hydra's grammar a backslash escapes the quote, and itself where it stands before one or at the end.
-    escaped = value.replace("'", "\\'")
+    # OmegaConf would look up ${...}; Hydra takes a backslash as one unless a quote follows.
+    escaped = re.sub(r"(\\*)\$\{", lambda found: 2 * found[1] + r"\${", value)
+    escaped = re.sub(r"(\\*)('|$)", lambda found: 2 * found[1] + found[2].replace("'", r"\'"), escaped)
     return f"{key}='{escaped}'"
