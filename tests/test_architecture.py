@@ -25,7 +25,7 @@ LAYERS = (
     ("methods", "data", "reporting"),
     ("cam_record",),
     ("models", "augment", "metrics", "results", "runs", "devices"),
-    ("batch", "cam", "errors", "terminal", "provenance", "host_memory"),
+    ("batch", "cam", "drawing", "errors", "terminal", "provenance", "host_memory"),
 )
 MAY_KNOW_HYDRA = {"train", "evaluate", "data.cli", "sweep", "launch", "config", "resources", "instantiation"}
 # Everything else in fer.data works on files and arrays, so that the data tools start at once.

@@ -24,6 +24,7 @@ from ranks import Ranks
 from torch import Tensor
 
 from fer import experiment, launch
+from fer.callbacks.run_writer import COSTS
 from fer.config import compose
 from fer.errors import RunFailed
 from fer.runs import RunFolder
@@ -63,7 +64,7 @@ def train_on(overrides: list[str], ranks: RankGroups, tmp_path_factory: pytest.T
 
 
 def records(folder: RunFolder) -> list[dict[str, Any]]:
-    return [{k: v for k, v in record.items() if k != "seconds"} for record in folder.records()]
+    return [{k: v for k, v in record.items() if k not in COSTS} for record in folder.records()]
 
 
 def weights(folder: RunFolder) -> dict[str, Tensor]:
