@@ -30,7 +30,7 @@ class Projector(Showing):
         ValueError: less than 3, of which there is no picture.
     """
 
-    def __init__(self, *, faces: int = 500) -> None:
+    def __init__(self, *, faces: int = 300) -> None:
         if not isinstance(faces, int) or faces < 3:
             raise ValueError(f"callbacks.projector.faces is {faces}; it must be a whole number of 3 or more")
         super().__init__()
