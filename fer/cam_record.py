@@ -41,8 +41,11 @@ class CamRecord:
         folder.cam_folder.mkdir(exist_ok=True)
         path = folder.cam_folder / _NAME.format(epoch)
         partial = path.with_name(f".{path.name}")
-        with partial.open("wb") as stream:
-            np.savez_compressed(stream, **asdict(self))
+        # Not np.savez_compressed, which has a parameter called file itself.
+        with zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as archive:
+            for name, values in asdict(self).items():
+                with archive.open(f"{name}.npy", "w") as stream:
+                    np.lib.format.write_array(stream, values, allow_pickle=False)
         partial.replace(path)
 
 

@@ -263,6 +263,8 @@ def _write_inputs(experiment: Experiment, folder: RunFolder, *, resumed: bool) -
     if resumed:
         epoch = torch.load(folder.last_checkpoint, map_location="cpu", weights_only=True)["epoch"] + 1
         log.info("resuming after epoch %d", epoch)
+    else:
+        folder.remove_pictures()
     folder.keep_records_before(epoch)
     names, table = datamodule.table.class_names, datamodule.table
     train = datamodule.train

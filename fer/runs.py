@@ -114,11 +114,16 @@ class RunFolder:
         written = (self.config_file, self.stamp_file, self.noise_file, self.records_file, self.log_file, self.lock_file)
         for file in written:
             file.unlink(missing_ok=True)
-        shutil.rmtree(self.path / "tensorboard", ignore_errors=True)
+        self.remove_pictures()
         # Of the folders above, those that this run has made are empty by now; rmdir leaves all others alone.
         for folder in (self.last_checkpoint.parent, self.path, *self.path.parents[:2]):
             with suppress(OSError):
                 folder.rmdir()
+
+    def remove_pictures(self) -> None:
+        """Remove event files and maps, which a run that starts anew writes anew."""
+        for folder in (self.path / "tensorboard", self.cam_folder):
+            shutil.rmtree(folder, ignore_errors=True)
 
     def config(self) -> dict[str, Any]:
         """The resolved configuration of the run.

@@ -91,7 +91,7 @@ class Sweep:
         else:
             _check_folders(self.jobs)
             finished = sum(job.state == "done" for job in self.jobs)
-            log.info("%d jobs, %d of them finished already", len(self.jobs), finished)
+            log.info("%s, %d of them finished already", _counted(self.jobs), finished)
 
     def summary(self) -> tuple[str, bool]:
         """Lines for the terminal, and whether every job is done."""
@@ -100,7 +100,7 @@ class Sweep:
         for job in jobs:
             by_outcome[job.outcome].append(job)
         counts = [f"{len(by_outcome[name])} {name}" for name in _OUTCOMES if name in by_outcome]
-        lines = [f"{len(jobs)} jobs: {', '.join(counts) or 'none was started'}"]
+        lines = [f"{_counted(jobs)}: {', '.join(counts) or 'none was started'}"]
         for job in by_outcome["failed"]:
             lines += [f"  failed  {job.folder.path}", f"          {job.folder.error()}"]
         if jobs:
@@ -114,6 +114,10 @@ class Sweep:
         traces = ((run, [file for file in (run.log_file, run.error_file) if file.is_file()]) for run in runs)
         changed = (run for run, files in traces if any(file.stat().st_mtime >= self.started for file in files))
         return [Job((), run, "new", False) for run in changed]
+
+
+def _counted(jobs: Sequence[Job]) -> str:
+    return f"{len(jobs)} job" if len(jobs) == 1 else f"{len(jobs)} jobs"
 
 
 _sweeps: list[Sweep] = []

@@ -33,11 +33,18 @@ _CHATTY = (
 )
 
 
+class _AboveTheBar(logging.Handler):
+    """Prints by the console that Lightning's progress bar uses, which keeps lines and bar apart."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        from rich import get_console
+
+        get_console().print(self.format(record), markup=False, highlight=False, soft_wrap=True)
+
+
 def log_to_terminal() -> None:
     """Show the project's log from INFO on and warnings of others, without what no user can act upon."""
-    terminal = logging.StreamHandler(sys.stdout)
-    if sys.stdout.isatty():  # where the progress bar shows what the line of an epoch says
-        terminal.addFilter(lambda record: record.name != "fer.callbacks.run_writer")
+    terminal = _AboveTheBar() if sys.stdout.isatty() else logging.StreamHandler(sys.stdout)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[terminal])
     logging.getLogger("fer").setLevel(logging.INFO)
     for name in _CHATTY:

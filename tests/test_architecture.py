@@ -26,7 +26,7 @@ LAYERS = (
     ("methods", "data", "reporting"),
     ("cam_record",),
     ("models", "augment", "metrics", "results", "runs", "devices"),
-    ("batch", "cam", "errors", "terminal", "provenance", "host_memory", "paths_on_command_line"),
+    ("batch", "cam", "errors", "terminal", "provenance", "host_memory", "paths_on_command_line", "drawing"),
 )
 MAY_KNOW_HYDRA = {
     "train", "evaluate", "predict", "export", "data.cli", "sweep", "launch", "config", "resources", "instantiation",

@@ -21,9 +21,12 @@ import torch
 from conftest import CHOICES, PROJECT
 from PIL import Image
 from ranks import Ranks
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
 
 from fer import experiment, launch
+from fer.callbacks.run_writer import COSTS
+from fer.cam_record import read_cam_records
 from fer.config import compose
 from fer.errors import RunFailed
 from fer.runs import RunFolder
@@ -63,7 +66,7 @@ def train_on(overrides: list[str], ranks: RankGroups, tmp_path_factory: pytest.T
 
 
 def records(folder: RunFolder) -> list[dict[str, Any]]:
-    return [{k: v for k, v in record.items() if k != "seconds"} for record in folder.records()]
+    return [{k: v for k, v in record.items() if k not in COSTS} for record in folder.records()]
 
 
 def weights(folder: RunFolder) -> dict[str, Tensor]:
@@ -125,6 +128,24 @@ def test_without_synchronised_statistics_all_ranks_evaluate_as_the_checkpoint_do
     config["trainer"]["devices"] = 1
     recorded = {key: value for key, value in records(folder)[-1].items() if key.startswith("test/")}
     assert experiment.evaluate(config, folder) == pytest.approx(recorded, abs=1e-6)
+
+
+def test_pictures_are_those_of_one_device(train_on: TrainOn) -> None:
+    """The confusion matrix counts what all ranks have evaluated; the first rank alone looks at the faces."""
+    alone, together = train_on(1, *TWENTY_STEPS, DOUBLE), train_on(2, *TWENTY_STEPS, DOUBLE)
+    first, second = (pictures(folder, "confusion/test") for folder in (alone, together))
+    assert first == second and len(first) == 6
+    maps, expected = (read_cam_records(folder) for folder in (together, alone))
+    assert [*maps] == [*expected] == [step for step, _ in first]
+    for epoch, record in maps.items():
+        assert np.array_equal(record.file, expected[epoch].file)
+        np.testing.assert_allclose(record.cam, expected[epoch].cam, rtol=2e-3, atol=1e-3)
+    assert "WARNING" not in together.log_file.read_text()
+
+
+def pictures(folder: RunFolder, tag: str) -> list[tuple[int, bytes]]:
+    events = EventAccumulator(str(folder.path / "tensorboard"), size_guidance={"images": 0}).Reload()
+    return [(event.step, event.encoded_image_string) for event in events.Images(tag)]
 
 
 def start_method_of_workers(overrides: list[str], folder: Path) -> str:

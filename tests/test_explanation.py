@@ -61,6 +61,24 @@ def test_a_head_that_scales_what_it_pools_scales_the_map() -> None:
     torch.testing.assert_close(explain(method, view).cam, expected, rtol=1e-4, atol=1e-5)
 
 
+def test_a_compiled_backbone_is_explained_as_written_and_not_compiled_again() -> None:
+    method = build(CrossEntropy)
+    view = method.augmentation.test_view(raw_images())
+    expected = explain(method, view)
+    compiled = []
+
+    def backend(graph: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> torch.fx.GraphModule:
+        compiled.append(graph)
+        return graph
+
+    method.network.backbone.compile(backend=backend)
+    method.network(view)
+    count = len(compiled)
+    assert count > 0
+    torch.testing.assert_close(explain(method, view).cam, expected.cam)
+    assert len(compiled) == count
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_explains_what_it_evaluates(name: str, overrides: list[str], tmp_path: Path) -> None:
     config = resolve(compose([*overrides, *overrides_of(name)]), CHOICES)

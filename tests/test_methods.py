@@ -12,6 +12,7 @@ from conftest import CHOICES, PROJECT, Train
 from lightning.pytorch.callbacks import Checkpoint
 from ranks import Ranks
 from test_distributed import train as train_as_rank
+from test_pictures import assert_same_maps
 from test_resume import PowerCut, records
 
 METHODS = sorted(path.stem for path in (PROJECT / "conf" / "method").glob("*.yaml"))
@@ -39,6 +40,8 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(method: str, train: Tra
         train(tmp_path / "cut", *overrides, "+callbacks.cut._target_=test_resume.CutPower", "+callbacks.cut.epoch=2")
     train(tmp_path / "cut", *overrides)
     assert records(tmp_path / "cut") == records(tmp_path / "whole")
+    assert_same_maps(tmp_path / "cut", tmp_path / "whole")
+    assert "WARNING" not in (tmp_path / "whole" / "train.log").read_text()
     first, second = (
         torch.load(tmp_path / run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
         for run in ("cut", "whole")

@@ -17,6 +17,7 @@ import pytest
 import torch
 from conftest import PROJECT, Train
 
+from fer.callbacks.run_writer import COSTS
 from fer.errors import UserError
 from fer.runs import RunFolder
 
@@ -45,7 +46,7 @@ def undisturbed(train: Train, tmp_path: Path) -> Path:
 
 
 def records(folder: Path) -> list[dict[str, Any]]:
-    return [{k: v for k, v in record.items() if k != "seconds"} for record in RunFolder(folder).records()]
+    return [{k: v for k, v in record.items() if k not in COSTS} for record in RunFolder(folder).records()]
 
 
 def assert_same_outcome(folder: Path, other: Path) -> None:

@@ -20,8 +20,8 @@ from fer.runs import RunFolder
 RECALLS = {f"test/recall/{name}" for name in ("bar", "disc", "line")}
 TEST = {"test/acc", "test/macro_acc", "test/f1", "test/ece"} | RECALLS
 TRAIN = {
-    "train/loss", "train/loss_cls", "train/loss_consistency", "train/acc", "train/acc_clean", "train/memorized",
-    "train/recovered",
+    "train/loss", "train/loss_cls", "train/loss_consistency", "train/loss_consistency_weighted", "train/acc",
+    "train/acc_clean", "train/memorized", "train/recovered",
 }  # fmt: skip
 
 
@@ -43,7 +43,9 @@ def test_every_file_of_a_run_is_there_and_agrees(folder: Path) -> None:
 
     records = run.records()
     assert [record["epoch"] for record in records] == list(range(7))
-    assert all(set(record) == {"epoch", "lr", "seconds"} | TEST | TRAIN for record in records)
+    costs = {"seconds", "samples_per_second"}
+    assert all(set(record) == {"epoch", "lr"} | TEST | TRAIN | costs for record in records)
+    assert all(60 / record["seconds"] < record["samples_per_second"] < 1e5 for record in records)
     assert [record["lr"] for record in records] == pytest.approx([3e-3 * 0.9**epoch for epoch in range(7)])
 
     noise = rows(folder / "noise.csv")

@@ -80,8 +80,9 @@ class AttentionConsistency(Method):
         loss_consistency = attention_consistency_loss(
             class_activation_maps(features, weight), class_activation_maps(mirrored_features, weight)
         )
-        total = classified.total + self.lam * loss_consistency
-        return Loss(total, classified.logits, {**classified.parts, "loss_consistency": loss_consistency})
+        weighted = self.lam * loss_consistency
+        parts = {"loss_consistency": loss_consistency, "loss_consistency_weighted": weighted}
+        return Loss(classified.total + weighted, classified.logits, classified.parts | parts)
 
     def features_of_both(self, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Feature maps (B, C, h, w) of both views and the logits (B, K) of the first."""

@@ -53,5 +53,6 @@ class VAC(Method):
         loss_consistency = attention_consistency_loss(
             class_activation_maps(features, weight), class_activation_maps(mirrored_features, weight)
         )
-        total = loss_cls + self.lam * loss_consistency
-        return Loss(total, logits, {"loss_cls": loss_cls, "loss_consistency": loss_consistency})
+        weighted = self.lam * loss_consistency
+        parts = {"loss_cls": loss_cls, "loss_consistency": loss_consistency, "loss_consistency_weighted": weighted}
+        return Loss(loss_cls + weighted, logits, parts)

@@ -23,7 +23,10 @@ def print_run(path: str | Path, result: Mapping[str, Any], console: Console | No
     console.print(_table(title, result))
     folder = _shown(path)
     console.print(f"Run folder      {folder}", markup=False)
-    console.print(f"Watch it        tensorboard --logdir {folder.parent.parent}", markup=False)
+    group = folder.parent.parent
+    console.print(f"Watch it        tensorboard --logdir {group}", markup=False)
+    console.print(f"Report on it    fer-report {group} --figures {group / 'figures'}", markup=False)
+    console.print(f"Use it          fer-predict run={folder} images=PATH", markup=False)
     console.print(f"Test it again   fer-eval run={folder}", markup=False)
     if choices["method"] != "ce" and not choices["experiment"] and choices["data"] == "demo":
         console.print("Compare it      fer-train method=ce", markup=False)

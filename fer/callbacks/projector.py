@@ -1,0 +1,76 @@
+"""The features of training faces in TensorBoard's PROJECTOR: the papers' feature picture, to turn and to search."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import lightning.pytorch as L
+import numpy as np
+import torch
+from torch import Tensor
+
+from fer.augment import resize
+from fer.callbacks.showing import Showing, writers
+from fer.data.module import FaceDataModule
+from fer.data.shown_faces import evenly_spread
+from fer.methods.base import Method
+from fer.methods.explanation import pooled_features
+
+_THUMBNAIL = 32
+"""Edge of a face in pixels."""
+
+
+class Projector(Showing):
+    """At the end of the last epoch writes features of training faces with thumbnails, true and given labels.
+
+    Args:
+        faces: at most so many, from all over the training split; held-out ones are left out.
+
+    Raises:
+        ValueError: less than 3, of which there is no picture.
+    """
+
+    def __init__(self, *, faces: int = 300) -> None:
+        if not isinstance(faces, int) or faces < 3:
+            raise ValueError(f"callbacks.projector.faces is {faces}; it must be a whole number of 3 or more")
+        super().__init__()
+        self.faces = faces
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        assert isinstance(pl_module, Method) and trainer.max_epochs is not None
+        if trainer.current_epoch == trainer.max_epochs - 1 and writers(trainer):
+            self.attempt(trainer, partial(self._show, trainer, pl_module))
+
+    def _show(self, trainer: L.Trainer, method: Method) -> None:
+        data: FaceDataModule = trainer.datamodule  # type: ignore[attr-defined]
+        positions = evenly_spread(data.fit_rows, self.faces)
+        features, thumbnails = [], []
+        with trainer.precision_plugin.val_step_context():
+            for part in np.array_split(positions, -(-len(positions) // data.batch_size)):
+                image = data.train.__getitems__(part.tolist()).image
+                assert isinstance(image, Tensor)
+                features.append(pooled_features(method, method.augmentation.test_view(image.to(method.device))).cpu())
+                thumbnails.append(resize(image, _THUMBNAIL))
+        names = method.class_names
+        for writer in writers(trainer):
+            writer.add_embedding(
+                _short(torch.cat(features)),
+                [
+                    [names[given], names[clean] if clean >= 0 else "unknown", _is_wrong(given, clean)]
+                    for given, clean in zip(data.train.given[positions], data.train.clean[positions], strict=True)
+                ],
+                torch.cat(thumbnails) / 255,
+                global_step=trainer.current_epoch,
+                tag="features",
+                metadata_header=["given label", "true label", "label is"],
+            )
+
+
+def _is_wrong(given: int, clean: int) -> str:
+    return "unknown" if clean < 0 else "right" if given == clean else "wrong"
+
+
+def _short(features: Tensor) -> Tensor:
+    """Rounded to a thousandth of their spread, because they are written in digits."""
+    spread = features.std().clamp(min=1e-12).double()
+    return (features.double() / spread).round(decimals=3)
