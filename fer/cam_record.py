@@ -41,8 +41,11 @@ class CamRecord:
         folder.cam_folder.mkdir(exist_ok=True)
         path = folder.cam_folder / _NAME.format(epoch)
         partial = path.with_name(f".{path.name}")
-        with partial.open("wb") as stream:
-            np.savez_compressed(stream, **asdict(self))
+        # Not np.savez_compressed, which has a parameter called file itself.
+        with zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as archive:
+            for name, values in asdict(self).items():
+                with archive.open(f"{name}.npy", "w") as stream:
+                    np.lib.format.write_array(stream, values, allow_pickle=False)
         partial.replace(path)
 
 
@@ -61,6 +64,8 @@ def _read(path: Path) -> CamRecord:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             content: dict[str, Any] = dict(arrays)
+        if len({len(values) for values in content.values()}) > 1:
+            raise ValueError("its arrays differ in length")
         return CamRecord(**content)
     except (OSError, ValueError, TypeError, KeyError, zipfile.BadZipFile) as error:
         raise RunFolderError(f"{path} cannot be read ({error}); remove it") from error

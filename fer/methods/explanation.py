@@ -35,10 +35,8 @@ def explain(method: Method, view: Tensor) -> Explanation:
         method: any; its mode is restored.
         view: finished views (B, 3, H, W) without augmentation.
     """
-    was_training = {module for module in method.modules() if module.training}
-    method.eval()
-    try:
-        with torch.enable_grad(), _feature_maps(method) as feature_maps:
+    with _evaluating(method), torch.enable_grad():
+        with _feature_maps(method) as feature_maps:
             logits = method.classify(view)
         maps = []
         for number in range(logits.shape[1]):
@@ -46,10 +44,25 @@ def explain(method: Method, view: Tensor) -> Explanation:
                 logits[:, number].sum(), feature_maps, retain_graph=number + 1 < logits.shape[1]
             )
             maps.append(sum(_weighted(f, g, len(view)) for f, g in zip(feature_maps, gradients, strict=True)))
-    finally:
-        for module in was_training:
-            module.training = True
     return Explanation(logits.detach().float(), torch.stack([torch.as_tensor(m) for m in maps], 1))
+
+
+@torch.no_grad()
+def pooled_features(method: Method, view: Tensor) -> Tensor:
+    """What the logits of B views are made of: feature maps averaged over (h, w), in evaluation mode, float32.
+
+    Args:
+        method: any; its mode is restored.
+        view: finished views (B, 3, H, W) without augmentation.
+
+    Returns:
+        (B, C); of two networks that are evaluated together both, (B, 2 C); of a method that also looks at crops (RAN)
+        those of the whole face.
+    """
+    with _evaluating(method), _feature_maps(method) as feature_maps:
+        method.classify(view)
+    pooled = [features.detach().float().mean((2, 3)) for features in feature_maps]
+    return torch.cat([features.view(len(view), -1, features.shape[1])[:, 0] for features in pooled], 1)
 
 
 def _weighted(features: Tensor, gradient: Tensor, count: int) -> Tensor:
@@ -57,6 +70,17 @@ def _weighted(features: Tensor, gradient: Tensor, count: int) -> Tensor:
     height, width = features.shape[2:]
     weighted = (features.detach().float() * gradient.float()).sum(1) * (height * width)
     return weighted.view(count, -1, height, width)[:, 0]
+
+
+@contextmanager
+def _evaluating(method: Method) -> Iterator[None]:
+    was_training = {module for module in method.modules() if module.training}
+    method.eval()
+    try:
+        yield
+    finally:
+        for module in was_training:
+            module.training = True
 
 
 @contextmanager
