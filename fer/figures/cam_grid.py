@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -13,13 +13,12 @@ from numpy.typing import NDArray
 from fer.cam import overlay
 from fer.cam_record import CamRecord
 from fer.figures.sheet import POINT, Sheet
-from fer.reporting.figure_files import COLOURS, wrapped
+from fer.reporting.figure_files import COLOURS, fitted, wrapped
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Shown = Literal["predicted", "given", "true"]
-SHOWN: tuple[Shown, ...] = get_args(Shown)
 
 _MOST_RUNS, _MOST_COLUMNS, _MOST_FACES = 3, 9, 12
 _FACE, _LEFT, _HEAD, _FOOT, _MARGIN, _SIZE = 0.39, 0.95, 0.75, 0.25, 0.08, 5.5
@@ -126,23 +125,19 @@ def _draw_column(
         sheet.picture(x, y, _FACE, pictures[row])
         sheet.picture(x + _FACE + _SEAM, y, _FACE, mirror_images[row])
         verdict = _verdict(predicted[face], record.given[face], record.clean[face])
-        caption = f"{verdict.sign} {track.class_names[predicted[face]]} {record.probabilities[face].max():.2f}"
+        name = fitted(track.class_names[predicted[face]], _PAIR - 0.25, _SIZE)
+        caption = f"{verdict.sign} {name} {record.probabilities[face].max():.2f}"
         sheet.text(x + _FACE, y + _FACE + 0.02, caption, _SIZE, color=verdict.colour, horizontalalignment="center")
 
 
 def _caption_face(sheet: Sheet, y: float, track: Track, face: int) -> None:
     record = next(iter(track.records.values()))
     clean, given = track.class_names[record.clean[face]], track.class_names[record.given[face]]
-    sheet.text(_MARGIN, y + 0.02, clean, 6.5)
+    lines = [(clean, "black"), ("training" if record.split[face] == "train" else "test", _OTHER.colour)]
     if given != clean:
-        sheet.text(_MARGIN, y + 0.13, f"given: {given}", 6.5, color=_MEMORISED.colour)
-    sheet.text(
-        _MARGIN,
-        y + (0.13 if given == clean else 0.24),
-        "training" if record.split[face] == "train" else "test",
-        6.5,
-        color="#555555",
-    )
+        lines.insert(1, (f"given: {given}", _MEMORISED.colour))
+    for number, (text, colour) in enumerate(lines):
+        sheet.text(_MARGIN, y + 0.02 + 0.11 * number, text, 6.5, width=_LEFT - _MARGIN, color=colour)
 
 
 def _explain_signs(sheet: Sheet, y: float) -> None:

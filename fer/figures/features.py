@@ -93,9 +93,10 @@ def features_figure(found: Embedding, class_names: Sequence[str], title: str) ->
         axes.set_title(name, fontsize=9)
         axes.set(xticks=[], yticks=[])
         axes.spines[:].set_visible(True)
-    share = (found.given != found.clean).mean()
-    facts = f"{len(found.plane):,} training faces, {100 * share:.1f} % of them with a wrong label"
-    figure.suptitle(f"{wrapped(title, 7, 8)}\nt-SNE of pooled features, {facts}", fontsize=8, x=0.01, ha="left")
+    facts = f"t-SNE of pooled features, n = {len(found.plane):,} training faces"
+    if (found.given != found.clean).any():
+        facts += f", {100 * (found.given != found.clean).mean():.1f} % of them with a wrong label"
+    figure.suptitle(f"{wrapped(title, 7, 8)}\n{facts}", fontsize=8, x=0.01, ha="left")
     figure.legend(
         [handles[label] for label in range(len(class_names))],
         class_names,

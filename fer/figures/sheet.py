@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fer.reporting.figure_files import fitted
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -45,9 +47,10 @@ class Sheet:
         scale = np.linspace(0, 1, 256)[None]
         self._axes.imshow(scale, cmap=heat, extent=(x, x + width, y + height, y), aspect="auto")
 
-    def text(self, x: float, y: float, text: str, size: float, **style: Any) -> None:
-        """Text of ``size`` points whose upper left corner is (x, y), if ``style`` does not align it otherwise."""
-        self._axes.text(x, y, text, **{"fontsize": size, "verticalalignment": "top", **style})
+    def text(self, x: float, y: float, text: str, size: float, *, width: float = np.inf, **style: Any) -> None:
+        """Text of ``size`` points, cut to about ``width``, with its upper left corner at (x, y) but for ``style``."""
+        shown = text if np.isinf(width) else fitted(text, width, size)
+        self._axes.text(x, y, shown, **{"fontsize": size, "verticalalignment": "top", **style})
 
     def line(self, x: float, y: float, width: float, colour: str = "black") -> None:
         """A thin horizontal line."""

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from fer.figures.sheet import POINT, Sheet
 from fer.prediction_table import SplitTable
-from fer.reporting.figure_files import COLOURS
+from fer.reporting.figure_files import COLOURS, fitted
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -68,7 +68,7 @@ def suspects_figure(train: SplitTable, faces: NDArray[np.uint8], title: str) -> 
     pitch = _FACE + (3 if knows else 2) * line + 0.12
     width = 2 * _MARGIN + _COLUMNS * (_FACE + _GAP) - _GAP
     sheet = Sheet(width, _HEAD + -(-len(order) // _COLUMNS) * pitch)
-    sheet.text(_MARGIN, 0.07, f"Most confidently contradicted training labels · {title}", 8)
+    sheet.text(_MARGIN, 0.07, f"Most confidently contradicted training labels · {title}", 8, width=width - _MARGIN)
     sheet.text(_MARGIN, 0.23, precision(train), 7)
     captions = "Below each face: given label / predicted label and its probability"
     if knows:
@@ -77,15 +77,14 @@ def suspects_figure(train: SplitTable, faces: NDArray[np.uint8], title: str) -> 
     for place, at in enumerate(order):
         row, column = divmod(place, _COLUMNS)
         x, y = _MARGIN + column * (_FACE + _GAP), _HEAD + row * pitch
-        clean, given, predicted = (
-            train.class_names[label[at]] for label in (train.clean, train.given, train.predicted)
-        )
-        is_wrong = knows and given != clean
+        is_wrong = knows and train.given[at] != train.clean[at]
         sheet.picture(x, y, _FACE, faces[place], _WRONG if is_wrong else _OTHER, 2.0 if is_wrong else 0.5)
-        lines = [f"{'✗ ' if is_wrong else ''}{given}", f"{predicted} {train.confidence[at]:.2f}"]
-        lines += [clean] if knows else []
-        for number, text in enumerate(lines):
-            sheet.text(
-                x, y + _FACE + 0.03 + number * line, text, _SIZE, color=_WRONG if is_wrong and not number else "black"
-            )
+        clean, given, predicted = (
+            fitted(train.class_names[label[at]], _FACE - 0.2, _SIZE)
+            for label in (train.clean, train.given, train.predicted)
+        )
+        lines = [(f"✗ {given}", _WRONG) if is_wrong else (given, "black")]
+        lines += [(text, "black") for text in (f"{predicted} {train.confidence[at]:.2f}", *([clean] if knows else []))]
+        for number, (text, colour) in enumerate(lines):
+            sheet.text(x, y + _FACE + 0.03 + number * line, text, _SIZE, color=colour)
     return sheet.figure

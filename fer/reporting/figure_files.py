@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
+_WIDTH = 0.55
+"""Of a character, in its size."""
+
 _STYLE: dict[RcKeyType, Any] = {
     "font.size": 11,
     "axes.grid": True,
@@ -31,7 +34,18 @@ _STYLE: dict[RcKeyType, Any] = {
 
 def wrapped(text: str, width: float, size: float) -> str:
     """Text of ``size`` points broken into lines of about ``width`` inches."""
-    return textwrap.fill(text, max(1, int(width / (0.55 * size / 72))))
+    return textwrap.fill(text, _characters(width, size))
+
+
+def fitted(text: str, width: float, size: float) -> str:
+    """Text of ``size`` points cut to about ``width`` inches."""
+    most = _characters(width, size)
+    return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
+def _characters(width: float, size: float) -> int:
+    """So many of them fit, as wide as they are in words on average."""
+    return max(2, int(width / (_WIDTH * size / 72)))
 
 
 def write_figures(
