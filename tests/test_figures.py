@@ -46,7 +46,7 @@ CLASSES = ("anger", "fear", "joy")
 
 def write_cams(folder: RunFolder, config: dict[str, object], epochs: int) -> None:
     """Records of two test and six training faces, by the trained method, as if it had been so after every epoch."""
-    data, method = experiment.same_data(config, folder), experiment.trained(folder)
+    data, method = experiment.build_data(config), experiment.trained(folder)
     batches = [data.test.__getitems__([0, 9]), data.train.__getitems__([0, 8, 16, 24, 32, 40])]
     rows = [*data.test.rows[[0, 9]], *data.train.rows[[0, 8, 16, 24, 32, 40]]]
     image = torch.cat([torch.as_tensor(batch.image) for batch in batches])
