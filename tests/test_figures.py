@@ -275,9 +275,9 @@ def test_a_record_is_read_as_it_was_written(tmp_path: Path) -> None:
 
 
 def test_neighbours_of_features_stay_neighbours_in_the_plane() -> None:
-    centres = 10 * np.eye(3, 16, dtype=np.float32)
-    labels = np.repeat([0, 1, 2], 30)
-    features = centres[labels] + np.random.default_rng(0).normal(size=(90, 16)).astype(np.float32)
+    generator, labels = np.random.default_rng(0), np.repeat([0, 1, 2], 30)
+    centres = 5 * generator.normal(size=(3, 16))
+    features = (centres[labels] + generator.normal(size=(90, 16))).astype(np.float32)
     plane = in_the_plane(features)
     distances = np.linalg.norm(plane[:, None] - plane[None], axis=2) + 1e9 * np.eye(90)
     assert (labels[distances.argmin(1)] == labels).all()
@@ -338,7 +338,7 @@ def test_other_data_than_the_run_was_trained_on_is_refused(runs: Path, shapes: P
         (lambda line: line.rsplit(",", 1)[0], "8 fields where the first line has 9"),
         (lambda line: line.replace("test,", "tests,", 1), "the split is 'tests'"),
         (lambda line: line.replace("bar,", "bard,", 1), "there is no class 'bard'"),
-        (lambda line: ",".join([*line.split(",")[:5], "1.5", *line.split(",")[6:]]), "confidence is 1.5"),
+        (lambda line: ",".join([*line.split(",")[:5], "1.5", *line.split(",")[6:]]), "the confidence is 1.5"),
         (lambda line: ",".join([*line.split(",")[:5], "high", *line.split(",")[6:]]), "could not convert.*'high'"),
     ],
 )

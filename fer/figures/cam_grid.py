@@ -23,8 +23,9 @@ Shown = Literal["predicted", "given", "true"]
 _MOST_RUNS, _MOST_COLUMNS, _MOST_FACES = 3, 9, 12
 _FACE, _LEFT, _HEAD, _FOOT, _MARGIN, _SIZE = 0.39, 0.95, 0.75, 0.25, 0.08, 5.5
 """Inches, and points of the captions."""
-_SEAM = 0.015
-_PAIR, _PITCH = 2 * _FACE + _SEAM + 0.07, _FACE + 0.17
+_SEAM, _GAP, _GAP_OF_RUNS = 0.015, 0.07, 0.09
+"""Between face and mirror image, pairs, and what is added between runs."""
+_PAIR, _PITCH = 2 * _FACE + _SEAM + _GAP, _FACE + 0.17
 _HEAT = "viridis"
 """Grows brighter from end to end, so that it is read in grey and by everyone."""
 
@@ -78,22 +79,22 @@ def cam_grid(tracks: Sequence[Track], shown: Shown) -> Figure:
     faces = _chosen(next(iter(tracks[0].records.values())))
     count = _MOST_COLUMNS // len(tracks)
     epochs = [_spread_out([*track.records], count) for track in tracks]
-    columns = [(track, epoch) for track, chosen in zip(tracks, epochs, strict=True) for epoch in chosen]
-    width = _LEFT + len(columns) * _PAIR + _MARGIN
+    width = _LEFT + sum(map(len, epochs)) * _PAIR + (len(tracks) - 1) * _GAP_OF_RUNS + _MARGIN
     sheet = Sheet(width, _HEAD + len(faces) * _PITCH + _FOOT)
-    sheet.text(_MARGIN, 0.06, f"CAM of the {shown} label · {len(faces)} faces, each beside its mirror image", 8)
-    x = _LEFT
-    for track, chosen in zip(tracks, epochs, strict=True):
-        span = len(chosen) * _PAIR - 0.07
-        sheet.text(x, 0.49, wrapped(track.title, span, 7), 7, verticalalignment="bottom")
-        sheet.line(x, 0.52, span)
-        x += len(chosen) * _PAIR
+    title = f"CAM of the {shown} label · {len(faces)} faces, each beside its mirror image"
+    sheet.text(_MARGIN, 0.06, f"{title}; below: predicted label, probability", 8, width=width)
     for row, face in enumerate(faces):
         _caption_face(sheet, _HEAD + row * _PITCH, tracks[0], face)
-    for column, (track, epoch) in enumerate(columns):
-        x = _LEFT + column * _PAIR
-        sheet.text(x + _FACE, 0.57, f"epoch {epoch + 1}", 7, horizontalalignment="center")
-        _draw_column(sheet, x, track, track.records[epoch], faces, shown)
+    x = _LEFT
+    for track, chosen in zip(tracks, epochs, strict=True):
+        span = len(chosen) * _PAIR - _GAP
+        sheet.text(x, 0.49, wrapped(track.title, span, 7), 7, verticalalignment="bottom")
+        sheet.line(x, 0.52, span)
+        for epoch in chosen:
+            sheet.text(x + _FACE, 0.57, f"epoch {epoch + 1}", 7, horizontalalignment="center")
+            _draw_column(sheet, x, track, track.records[epoch], faces, shown)
+            x += _PAIR
+        x += _GAP_OF_RUNS
     _explain_signs(sheet, _HEAD + len(faces) * _PITCH + 0.03)
     return sheet.figure
 

@@ -53,7 +53,7 @@ def reliability_figure(split: SplitTable, title: str) -> Figure:
     edges = np.arange(CALIBRATION_BINS) * width
     bars: dict[str, Any] = {"align": "edge", "linewidth": 0.6}
     accuracy, confidence = (split.predicted == split.clean).mean(), split.confidence.mean()
-    figure = Figure(figsize=(3.5, 4.3), layout="constrained")
+    figure = Figure(figsize=(3.5, 4.7), layout="constrained")
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1.2))
     upper.bar(
         edges,
@@ -61,7 +61,7 @@ def reliability_figure(split: SplitTable, title: str) -> Figure:
         width,
         color=_ACCURACY,
         edgecolor="black",
-        label=f"accuracy in each of {CALIBRATION_BINS} bins",
+        label=f"accuracy in {CALIBRATION_BINS} bins, {100 * accuracy:.1f} % in all",
         **bars,
     )
     upper.bar(
@@ -72,14 +72,14 @@ def reliability_figure(split: SplitTable, title: str) -> Figure:
         fill=False,
         edgecolor=_CONFIDENCE,
         hatch="////",
-        label=f"distance to the confidence (ECE {100 * found.ece:.1f} %)",
+        label=f"distance to the mean confidence, ECE {100 * found.ece:.1f} %",
         **bars,
     )
     upper.plot([0, 1], [0, 1], color="black", linestyle="--", linewidth=1, label="perfectly calibrated")
     upper.set(xlim=(0, 1), ylim=(0, 1), ylabel="accuracy")
     lower.bar(edges, 100 * found.number / len(split), width, color="#bbbbbb", edgecolor="black", **bars)
     lower.set(xlabel="confidence", ylabel="% of faces")
-    upper.legend(loc="upper left", fontsize=7)
-    facts = f"test split, n = {len(split):,}, accuracy {100 * accuracy:.1f} %, mean confidence {100 * confidence:.1f} %"
+    figure.legend(loc="outside lower left", frameon=False)
+    facts = f"test split, n = {len(split):,}, mean confidence {100 * confidence:.1f} %"
     figure.suptitle("\n".join(wrapped(text, 3.4, 8) for text in (title, facts)), fontsize=8, x=0.02, ha="left")
     return figure
