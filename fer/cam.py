@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-_HEAT = "turbo"
-"""Colour map of overlays (matplotlib): blue is little, red is much."""
+HEAT = "turbo"
+"""Colour map (matplotlib) in which blue is little and red is much."""
 
 
 def class_activation_maps(features: Tensor, weight: Tensor) -> Tensor:
@@ -33,8 +33,8 @@ def mirror(maps: Tensor) -> Tensor:
     return maps.flip(-1)
 
 
-def heat_colours(maps: Tensor, height: int, width: int) -> Tensor:
-    """Maps as pictures, from blue for a map's least value to red for its greatest.
+def heat_colours(maps: Tensor, height: int, width: int, *, colour_map: str = HEAT) -> Tensor:
+    """Maps as pictures, from the first colour for a map's least value to the last one for its greatest.
 
     A map is enlarged bilinearly and stretched between the two, so that colours compare places within a face but not
     faces; a flat map is shown as its middle.
@@ -42,6 +42,7 @@ def heat_colours(maps: Tensor, height: int, width: int) -> Tensor:
     Args:
         maps: (B, h, w).
         height, width: of the pictures.
+        colour_map: of matplotlib.
 
     Returns:
         uint8 (B, 3, height, width).
@@ -52,20 +53,21 @@ def heat_colours(maps: Tensor, height: int, width: int) -> Tensor:
     least, most = enlarged.amin((1, 2), keepdim=True), enlarged.amax((1, 2), keepdim=True)
     is_flat = most - least <= 1e-5 * torch.maximum(most.abs(), least.abs())
     heat = torch.where(is_flat, 0.5, (enlarged - least) / (most - least).clamp(min=1e-12))
-    colours = torch.as_tensor(colormaps[_HEAT](range(256), bytes=True)[:, :3], device=maps.device)
+    colours = torch.as_tensor(colormaps[colour_map](range(256), bytes=True)[:, :3], device=maps.device)
     return colours[(heat * 255).round().long()].permute(0, 3, 1, 2)
 
 
-def overlay(image: Tensor, maps: Tensor, *, strength: float = 0.5) -> Tensor:
+def overlay(image: Tensor, maps: Tensor, *, strength: float = 0.5, colour_map: str = HEAT) -> Tensor:
     """Faces with a map of each laid over them in the colours of ``heat_colours``.
 
     Args:
         image: uint8 (B, 3, H, W).
         maps: (B, h, w).
         strength: share of the colours in the mixture, 0..1.
+        colour_map: of matplotlib.
 
     Returns:
         uint8 (B, 3, H, W).
     """
-    colours = heat_colours(maps, image.shape[-2], image.shape[-1])
+    colours = heat_colours(maps, image.shape[-2], image.shape[-1], colour_map=colour_map)
     return ((1 - strength) * image + strength * colours).round().to(torch.uint8)

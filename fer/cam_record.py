@@ -64,6 +64,8 @@ def _read(path: Path) -> CamRecord:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             content: dict[str, Any] = dict(arrays)
+        if len({len(values) for values in content.values()}) > 1:
+            raise ValueError("its arrays differ in length")
         return CamRecord(**content)
     except (OSError, ValueError, TypeError, KeyError, zipfile.BadZipFile) as error:
         raise RunFolderError(f"{path} cannot be read ({error}); remove it") from error

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import lightning.pytorch as L
@@ -63,7 +64,7 @@ def build(config: Config, folder: RunFolder, *, for_training: bool = True) -> Ex
         ConfigError: a value does not fit; the message names it.
         DatasetError: all faults of the data set.
     """
-    datamodule = _build_datamodule(config)
+    datamodule = build_data(config)
     seed_everything(config["seed"])
     method = _build_method(
         config,
@@ -98,6 +99,24 @@ def build(config: Config, folder: RunFolder, *, for_training: bool = True) -> Ex
     return Experiment(config, datamodule, method, trainer)
 
 
+def build_data(config: Config) -> FaceDataModule:
+    """The data of a configuration, read and decoded.
+
+    Raises:
+        ConfigError, DatasetError: they are not there or cannot be used.
+    """
+    datamodule = configured(
+        FaceDataModule,
+        read=instantiated(config["data"]["reader"], _partial_=True),
+        noise=instantiated(config["noise"]),
+        store_size=config["data"]["store_size"],
+        on_bad_image=config["data"]["on_bad_image"],
+        **{key: config[key] for key in _DATAMODULE_KEYS if key in config},  # a kept one may be older than a key
+    )
+    configured(datamodule.setup)
+    return datamodule
+
+
 def train(config: Config, folder: RunFolder) -> dict[str, Any] | None:
     """Train or resume a run and test it; the first rank writes everything its folder holds and returns the result.
 
@@ -111,7 +130,7 @@ def train(config: Config, folder: RunFolder) -> dict[str, Any] | None:
         trainer, method, datamodule = experiment.trainer, experiment.method, experiment.datamodule
         resume = folder.last_checkpoint if folder.last_checkpoint.is_file() else None
         if resume is not None:
-            _check_data(datamodule, folder)
+            check_data(datamodule, folder)
         if trainer.is_global_zero:
             _write_inputs(experiment, folder, resumed=resume is not None)
         trainer.fit(method, datamodule=datamodule, ckpt_path=resume, weights_only=True)
@@ -153,28 +172,19 @@ def trained(folder: RunFolder, device: str | torch.device = "cpu") -> Method:
 
 
 def training_images(config: Config, most: int) -> NDArray[np.uint8]:
-    """Some of the images that a configuration trains on, spread over all of them: uint8 (n, 3, size, size).
-
-    Raises:
-        ConfigError, DatasetError: they are not there or cannot be used.
-    """
-    train = _build_datamodule(config).train
+    """Some of the images that a configuration trains on, spread over all of them: uint8 (n, 3, size, size)."""
+    train = build_data(config).train
     chosen = np.linspace(0, len(train) - 1, min(most, len(train))).astype(int)
     images: NDArray[np.uint8] = train.store.images[train.rows[chosen]]
     return images
 
 
-def check_data(config: Config, folder: RunFolder) -> None:
-    """Compare the images and given labels of a configuration with those that a run was trained on.
+def check_data(datamodule: FaceDataModule, folder: RunFolder) -> None:
+    """Refuse data with other images or given labels than a run was trained on.
 
     Raises:
-        DatasetError: all faults of the data set.
-        RunFolderError: they are others.
+        RunFolderError: naming the folders of both.
     """
-    _check_data(_build_datamodule(config), folder)
-
-
-def _check_data(datamodule: FaceDataModule, folder: RunFolder) -> None:
     for what, kept, now in (
         ("images", folder.stamp()["data"]["images"], datamodule.store.content_fingerprint),
         ("labels", folder.stamp()["labels"]["fingerprint"], fingerprint(datamodule.train.given)),
@@ -208,20 +218,10 @@ def _tested_checkpoint(config: Config, folder: RunFolder) -> Path:
 def _load(method: Method, checkpoint: Path) -> None:
     if not checkpoint.is_file():
         raise ConfigError(f"{checkpoint} is missing: the run cannot be tested without it")
-    method.load_state_dict(torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"])
-
-
-def _build_datamodule(config: Config) -> FaceDataModule:
-    datamodule = configured(
-        FaceDataModule,
-        read=instantiated(config["data"]["reader"], _partial_=True),
-        noise=instantiated(config["noise"]),
-        store_size=config["data"]["store_size"],
-        on_bad_image=config["data"]["on_bad_image"],
-        **{key: config[key] for key in _DATAMODULE_KEYS if key in config},  # a kept one may be older than a key
-    )
-    configured(datamodule.setup)
-    return datamodule
+    try:
+        method.load_state_dict(torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"])
+    except (OSError, EOFError, KeyError, RuntimeError, UnpicklingError) as error:
+        raise RunFolderError(f"{checkpoint} cannot be read ({error}); restore it, or train again") from error
 
 
 def _build_method(

@@ -173,7 +173,7 @@ def _finished(config: Mapping[str, Any], folder: RunFolder) -> Result:
         from fer import experiment
 
         log.info("it was trained on the data in %s; comparing", root)
-        experiment.check_data(config, folder)
+        experiment.check_data(experiment.build_data(config), folder)
     return folder.result()
 
 

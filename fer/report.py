@@ -47,12 +47,15 @@ def report(options: argparse.Namespace) -> str:
         if known and metric not in known:
             raise UserError(f"no finished run has the metric {metric!r}; there are {', '.join(sorted(known))}")
     series = series_beside(table, "test/acc") if options.published and "test/acc" in metrics else []
-    comparisons = []
-    if options.against:
-        for metric in options.metric or ["test/acc"]:
-            comparisons += compare(table, metric, options.against, options.test)
+    compared = (options.metric or ["test/acc"]) if options.against else []
+    comparisons = [one for metric in compared for one in compare(table, metric, options.against, options.test)]
     remarks = notes(table, metrics, series, found.faults, compared=bool(comparisons))
     figures = draw(table, options.plots) if options.plots else []
+    if options.figures:
+        from fer.figures.draw import draw_figures
+
+        drawn = draw_figures(table, options.figures, data_root=options.data_root, shown=options.maps)
+        figures, remarks = figures + drawn.files, remarks + drawn.notes
     chosen = options.format or _default_format(options.output)
     if chosen == "csv":
         print("\n".join(remarks), file=sys.stderr)
@@ -83,6 +86,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--against", metavar="VALUE", help="compare with this value of the first row key, or with KEY=VALUE")
     add("--test", choices=["t", "wilcoxon"], default="t", help="paired test of --against (default: %(default)s)")
     add("--plots", type=Path, metavar="DIR", help="draw what the runs support, as PNG and SVG")
+    add("--figures", type=Path, metavar="DIR", help="draw maps, features, confusion, calibration and suspect labels")
+    add("--data-root", type=Path, metavar="PATH", help="for --figures: where the data of the runs lies now")
+    add("--maps", choices=["predicted", "given", "true"], default="predicted", help="for --figures: maps of this label")
     add("--no-published", dest="published", action="store_false", help="without the published numbers of RAF-DB")
     add("--format", choices=["terminal", *_SUFFIXES.values()], help="default: as FILE ends; markdown in a pipe")
     add("--output", type=Path, metavar="FILE", help="write the report there")

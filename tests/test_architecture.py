@@ -20,11 +20,11 @@ LAYERS = (
     ("train", "evaluate", "predict", "export", "data.cli"),
     ("inference",),
     ("report", "sweep"),
-    ("launch", "config", "resources"),
+    ("launch", "config", "resources", "figures"),
     ("experiment",),
     ("predictions", "callbacks", "instantiation"),
     ("methods", "data", "reporting"),
-    ("cam_record",),
+    ("cam_record", "prediction_table"),
     ("models", "augment", "metrics", "results", "runs", "devices"),
     ("batch", "cam", "errors", "terminal", "provenance", "host_memory", "paths_on_command_line", "drawing"),
 )
@@ -33,7 +33,7 @@ MAY_KNOW_HYDRA = {
 }  # fmt: skip
 # Everything else in fer.data works on files and arrays, so that the data tools start at once.
 DATA_MAY_KNOW_TORCH = {"fer.data.module", "fer.data.samplers"}
-SLOW_TO_IMPORT = {"torch", "torchvision", "torchmetrics", "lightning", "tensorboard", "scipy", "matplotlib"}
+SLOW_TO_IMPORT = {"torch", "torchvision", "torchmetrics", "lightning", "tensorboard", "scipy", "sklearn", "matplotlib"}
 CATCH_ALL_NAMES = {"utils", "util", "helpers", "helper", "common", "misc"}
 MOST_LINES = 300
 

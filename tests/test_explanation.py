@@ -20,7 +20,8 @@ from fer.launch import resolve
 from fer.methods.ce import CrossEntropy
 from fer.methods.co_teaching import CoTeaching
 from fer.methods.dmue import DMUE
-from fer.methods.explanation import explain
+from fer.methods.explanation import explain, pooled_features
+from fer.methods.ran import RAN
 from fer.models.backbones import mobilenet_v2, resnet, tiny
 from fer.runs import RunFolder, RunFolderError
 
@@ -95,6 +96,27 @@ def test_every_method_explains_what_it_evaluates(name: str, overrides: list[str]
     torch.testing.assert_close(again.cam, cam[:2], rtol=1e-3, atol=1e-4)
 
 
+def test_pooled_features_are_what_the_logits_are_made_of() -> None:
+    method = build(CrossEntropy)
+    view = method.augmentation.test_view(raw_images())
+    classifier = method.network.classifier
+    pooled = pooled_features(method, view)
+    assert method.training and pooled.dtype == torch.float32
+    torch.testing.assert_close(
+        pooled @ classifier.weight.T.float() + classifier.bias.float(),
+        explain(method, view).logits,
+        rtol=1e-4,
+        atol=1e-5,
+    )
+    both = build(CoTeaching, noise_ratio=0.3, evaluated="mean").eval()
+    networks = (both.network, both.second_network)
+    expected = torch.cat([network.features(view).mean((2, 3)) for network in networks], 1)
+    torch.testing.assert_close(pooled_features(both, view), expected.float(), rtol=1e-4, atol=1e-5)
+    regions = build(RAN).eval()
+    expected = regions.network.features(view).mean((2, 3))
+    torch.testing.assert_close(pooled_features(regions, view), expected.float(), rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("protocol", ["last5", "holdout"])
 def test_a_finished_run_is_loaded_without_its_data(protocol: str, train: Train, tmp_path: Path) -> None:
     train(tmp_path / "run", "method=scn", f"protocol={protocol}", "holdout_share=0.3", "data.on_bad_image=skip")
@@ -115,6 +137,14 @@ def test_a_run_that_lacks_a_file_is_refused_by_its_name(damage: str, train: Trai
     (tmp_path / "run" / damage).unlink()
     expected = "no finished run" if damage == "result.json" else damage
     with pytest.raises(UserError, match=expected):
+        experiment.trained(RunFolder(tmp_path / "run"))
+
+
+def test_a_checkpoint_cut_short_is_refused_by_its_name(train: Train, tmp_path: Path) -> None:
+    train(tmp_path / "run", "method=ce")
+    checkpoint = RunFolder(tmp_path / "run").last_checkpoint
+    checkpoint.write_bytes(checkpoint.read_bytes()[:2000])
+    with pytest.raises(RunFolderError, match=r"last\.ckpt cannot be read"):
         experiment.trained(RunFolder(tmp_path / "run"))
 
 

@@ -309,7 +309,7 @@ def test_corrupt_records_cost_the_learning_curve_only(content: bytes, tmp_path: 
         (["--against", "sgd"], "no run has method=sgd, only eac"),
         (["--against", "seed=1"], "seed is no row key .*method, protocol"),
         (["--output", "nowhere/table.md"], "cannot write nowhere/table.md"),
-        (["--plots", "/dev/null/plots"], "cannot write plots"),
+        (["--plots", "/dev/null/plots"], "cannot write figures"),
     ],
 )
 def test_options_that_do_not_fit_the_runs_are_named(

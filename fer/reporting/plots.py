@@ -7,7 +7,7 @@ from collections.abc import Hashable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fer.errors import UserError
+from fer.reporting.figure_files import COLOURS, MARKERS, write_figures
 from fer.reporting.table import Cell, Spread, Table, Values, spread
 from fer.reporting.wording import labelled, metric_name
 
@@ -19,9 +19,6 @@ Curve = dict[float, Spread]
 Panel = dict[str, Curve]
 """Curves by label, each a spread over seeds by position on the x axis."""
 
-# Okabe and Ito's palette, which colour-blind readers can tell apart, without its yellow, too pale on white.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 _LINES = ("-", "--", ":", "-.")
 _OVER = {"noise.ratio": "share of wrong labels (noise.ratio)", "method.lam": "lambda (method.lam)"}
 _MOST_MARKERS = 12
@@ -36,31 +33,7 @@ def draw(table: Table, folder: Path) -> list[Path]:
     Raises:
         UserError: the folder cannot be written to.
     """
-    from matplotlib import rc_context
-
-    files = []
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with rc_context(
-            {
-                "font.size": 11,
-                "axes.grid": True,
-                "grid.alpha": 0.3,
-                "axes.spines.top": False,
-                "axes.spines.right": False,
-                "savefig.dpi": 150,
-                "text.parse_math": False,  # a name is a name
-                "svg.hashsalt": "fer-report",  # the same runs give the same file
-            }
-        ):
-            for name, figure in _figures(table):
-                for suffix, metadata in ((".png", {"Software": None}), (".svg", {"Date": None})):
-                    file = folder / f"{name}{suffix}"
-                    figure.savefig(file, metadata=metadata)
-                    files.append(file)
-    except OSError as error:
-        raise UserError(f"cannot write plots to {folder} ({error.strerror})") from error
-    return files
+    return write_figures(_figures(table), folder)
 
 
 def _figures(table: Table) -> Iterator[tuple[str, Figure]]:
@@ -160,14 +133,14 @@ def _figure(panels: Mapping[str, Panel], x_label: str, metric: str, labels: Sequ
 
 def _draw_curve(axes: Axes, curve: Curve, number: int) -> Any:
     xs = sorted(curve)
-    colour = _COLOURS[number % len(_COLOURS)]
+    colour = COLOURS[number % len(COLOURS)]
     is_sparse = len(xs) <= _MOST_MARKERS
     (line,) = axes.plot(
         xs,
         [curve[x].mean for x in xs],
         color=colour,
-        linestyle=_LINES[number // len(_COLOURS) % len(_LINES)],
-        marker=_MARKERS[number % len(_MARKERS)] if is_sparse else None,
+        linestyle=_LINES[number // len(COLOURS) % len(_LINES)],
+        marker=MARKERS[number % len(MARKERS)] if is_sparse else None,
         gid=f"curve-{number}",
     )
     axes.locator_params(axis="x", integer=all(float(x).is_integer() for x in xs))

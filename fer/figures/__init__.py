@@ -1,0 +1,1 @@
+"""What finished runs have learnt, as pictures: attention, features, confusions, calibration, suspect labels."""

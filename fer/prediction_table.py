@@ -1,0 +1,103 @@
+"""``predictions.csv`` of a finished run, read back."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fer.runs import RunFolder, RunFolderError
+
+_COLUMNS = ("split", "file", "clean_label", "given_label", "predicted", "confidence")
+
+_Sample = tuple[str, int, int, int, float]
+
+
+@dataclass(frozen=True, eq=False)
+class SplitTable:
+    """The n samples of a split, in the order of the data set's list; labels are positions in ``class_names``."""
+
+    class_names: tuple[str, ...]
+    file: tuple[str, ...]
+    clean: NDArray[np.int64]
+    """True labels, (n,)."""
+    given: NDArray[np.int64]
+    """Given labels, (n,); of the test split the true ones."""
+    predicted: NDArray[np.int64]
+    confidence: NDArray[np.float64]
+    """Probability of the predicted class, (n,)."""
+
+    def __len__(self) -> int:
+        return len(self.file)
+
+    @property
+    def has_changed_labels(self) -> bool:
+        """Whether labels were made wrong on purpose, so that it is known which ones are."""
+        return bool((self.given != self.clean).any())
+
+
+def read_predictions(folder: RunFolder) -> dict[str, SplitTable]:
+    """The splits ``test`` and ``train``.
+
+    Raises:
+        RunFolderError: the file is missing, or a line of it is not as this project writes it.
+    """
+    names = folder.class_names()
+    path = folder.predictions_file
+    samples: dict[str, list[_Sample]] = {"test": [], "train": []}
+    try:
+        with path.open(encoding="utf-8", newline="") as stream:
+            reader = csv.reader(stream)
+            try:
+                for split, sample in _samples(reader, names):
+                    samples[split].append(sample)
+            except (ValueError, csv.Error) as error:
+                message = f"{path}, line {reader.line_num}: {error}; restore it, or train again"
+                raise RunFolderError(message) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise RunFolderError(f"{path} cannot be read: {error}") from error
+    for split, found in samples.items():
+        if not found:
+            raise RunFolderError(f"{path} has no line of the {split} split; restore it, or train again")
+    return {split: _table(names, found) for split, found in samples.items()}
+
+
+def _samples(lines: Iterator[list[str]], names: Sequence[str]) -> Iterator[tuple[str, _Sample]]:
+    """Split and sample of every line; a ``ValueError`` says what is wrong with the newest."""
+    header = next(lines)
+    absent = [name for name in _COLUMNS if name not in header]
+    if absent:
+        raise ValueError(f"there is no column {' or '.join(absent)}")
+    columns = [header.index(name) for name in _COLUMNS]
+    labels = {name: label for label, name in enumerate(names)}
+    for line in lines:
+        if len(line) != len(header):
+            raise ValueError(f"{len(line)} fields where the first line has {len(header)}")
+        split, file, *given, confidence = (line[column] for column in columns)
+        if split not in ("test", "train"):
+            raise ValueError(f"the split is {split!r}, which is neither test nor train")
+        clean, label, predicted = (_label(name, labels) for name in given)
+        yield split, (file, clean, label, predicted, _share(confidence))
+
+
+def _label(name: str, labels: Mapping[str, int]) -> int:
+    try:
+        return labels[name]
+    except KeyError:
+        raise ValueError(f"there is no class {name!r}") from None
+
+
+def _share(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise ValueError(f"the confidence is {text}, which is not in 0..1")
+    return value
+
+
+def _table(names: tuple[str, ...], samples: Sequence[_Sample]) -> SplitTable:
+    files, *labels, confidence = zip(*samples, strict=True)
+    clean, given, predicted = (np.array(column, dtype=np.int64) for column in labels)
+    return SplitTable(names, files, clean, given, predicted, np.array(confidence))
