@@ -20,6 +20,7 @@ from fer.config import compose
 
 PROJECT = Path(__file__).resolve().parent.parent
 USE_RANKS = ("test_batch_norm.py", "test_distributed.py", "test_methods.py")
+USE_ONE_SERVER = ("test_web_demo.py",)
 CHOICES = {"method": "eac", "backbone": "tiny", "data": "folder", "noise": "symmetric"}
 
 # The same examples every time: a failure is then always the change's own. No deadlines: machines differ.
@@ -29,16 +30,19 @@ hypothesis.settings.load_profile("suite")
 Train = Callable[..., dict[str, Any]]
 
 
-class KeepRanksTogether(LoadScopeScheduling):
-    """Runs the tests that use ``ranks`` in one of the suite's processes, so that these are started only once."""
+class KeepTogether(LoadScopeScheduling):
+    """Runs tests that use ``ranks``, or one server, in one of the suite's processes, so that it starts them once."""
 
     def _split_scope(self, nodeid: str) -> str:
-        return "ranks" if Path(nodeid.partition("::")[0]).name in USE_RANKS else nodeid
+        file = Path(nodeid.partition("::")[0]).name
+        if file in USE_RANKS:
+            return "ranks"
+        return file if file in USE_ONE_SERVER else nodeid
 
 
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> KeepRanksTogether | None:
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> KeepTogether | None:
     # Not the mark xdist_group, which does nothing with xdist 3.8 and pytest 9.2.
-    return KeepRanksTogether(config, log) if config.getoption("dist") == "load" else None
+    return KeepTogether(config, log) if config.getoption("dist") == "load" else None
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -17,7 +17,7 @@ from conftest import PROJECT
 
 # From the top. A module imports from the rows below its own and from its own package, which counts as one.
 LAYERS = (
-    ("train", "evaluate", "predict", "export", "data.cli"),
+    ("train", "evaluate", "predict", "export", "web_demo", "data.cli"),
     ("inference",),
     ("report", "sweep"),
     ("launch", "config", "resources", "figures"),
@@ -29,7 +29,8 @@ LAYERS = (
     ("batch", "cam", "errors", "terminal", "provenance", "host_memory", "paths_on_command_line", "drawing"),
 )
 MAY_KNOW_HYDRA = {
-    "train", "evaluate", "predict", "export", "data.cli", "sweep", "launch", "config", "resources", "instantiation",
+    "train", "evaluate", "predict", "export", "web_demo", "data.cli", "sweep", "launch", "config", "resources",
+    "instantiation",
 }  # fmt: skip
 # Everything else in fer.data works on files and arrays, so that the data tools start at once.
 DATA_MAY_KNOW_TORCH = {"fer.data.module", "fer.data.samplers"}
@@ -214,7 +215,8 @@ def test_every_layer_exists() -> None:
 
 def test_every_imported_package_is_a_declared_dependency() -> None:
     project = tomllib.loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    declared = {normalised(re.split(r"[^\w.-]", requirement)[0]) for requirement in project["dependencies"]}
+    requirements = sum(project["optional-dependencies"].values(), project["dependencies"])
+    declared = {normalised(re.split(r"[^\w.-]", requirement)[0]) for requirement in requirements}
     distributions = metadata.packages_distributions()
     for module, imports in IMPORTS.items():
         for package in {top_package(name) for name, _ in imports} - {"fer", *sys.stdlib_module_names}:

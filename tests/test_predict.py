@@ -197,6 +197,17 @@ def test_overlays_change_the_picture_at_the_faces_only(run: RunFolder, group: Pa
     assert 0 < (np.abs(before - frame).max(2) > 0).mean() < changed.mean() / 2
 
 
+def test_faces_are_numbered_where_there_are_several(run: RunFolder, tmp_path: Path) -> None:
+    for count in (1, 2):
+        photograph([PLACES[0], Pasted((450, 260), 140, 0)][:count]).save(tmp_path / f"{count}.png")
+    predict(run, [tmp_path / "1.png", tmp_path / "2.png"], tmp_path / "out.csv", overlays=str(tmp_path / "drawn"))
+    one, two = (np.asarray(Image.open(tmp_path / "drawn" / f"{count}.png"))[:, :300] for count in (1, 2))
+    (lines,) = np.nonzero((one != two).any((1, 2)))
+    first, _, third = rows(tmp_path / "out.csv")
+    assert [row["face"] for row in (first, third)] == ["1", "2"]
+    assert 0 < len(lines) < 60 and lines.max() < float(first["top"]) + 2, "only the caption above the frame"
+
+
 def test_files_folders_and_patterns_are_found_once(tmp_path: Path) -> None:
     for name in ("b/2.PNG", "a.jpg", "b/c/3.webp", "notes.txt", "b/[1].jpg"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)

@@ -34,6 +34,11 @@ class ClassifiedFace:
     def confidence(self) -> float:
         return self.probabilities[self.expression]
 
+    @property
+    def caption(self) -> str:
+        """``Happiness 93 %``."""
+        return f"{self.expression} {100 * self.confidence:.0f} %"
+
 
 def classify(model: Model, scenes: list[Scene], *, with_cam: bool) -> Iterator[tuple[Scene, list[ClassifiedFace]]]:
     """The faces of several photographs in one pass, each photograph with its own."""

@@ -126,7 +126,7 @@ class PredictionJob:
             outcome.without_face += 1
         if one_of_few:
             for face in faces:
-                log.info("%s  %s %.0f %%", scene.path, face.expression, 100 * face.confidence)
+                log.info("%s  %s", scene.path, face.caption)
 
     def _draw(self, scene: Scene, faces: list[ClassifiedFace], size: int, path: Path) -> None:
         assert scene.photograph is not None

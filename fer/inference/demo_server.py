@@ -1,0 +1,121 @@
+"""A whole call of fer-demo: open the model, serve the page to browsers, leave nothing behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+from fer.errors import ConfigError
+from fer.inference.faces import FaceDetector
+from fer.inference.model import open_model
+
+if TYPE_CHECKING:
+    from fer.inference.demo_page import DemoPage
+
+_LARGEST_UPLOAD = "20mb"
+_SECONDS_TO_END = 1
+# Gradio reads these when it is imported. The page works offline and nobody hears of it.
+_ENVIRONMENT = {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_OFFLINE": "1"}
+# Browsers obey: whatever the page may ask of another host, now or in a later version of Gradio, is not sent.
+_ONLY_THIS_HOST = "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; object-src 'none'"
+
+
+@dataclass
+class Demo:
+    """The options of ``conf/demo.yaml``.
+
+    Raises:
+        UserError: from ``run``, for what cannot be used, before the page is served.
+    """
+
+    run_folder: str | None
+    model: str | None
+    host: str
+    port: int
+    accelerator: str
+    least_score: float
+    cam: bool
+
+    def run(self) -> None:
+        """Serve until Ctrl-C, or SIGTERM."""
+        if find_spec("gradio") is None:
+            raise ConfigError('the page needs more packages: pip install "fer[demo]"')
+        with _listening(self.host, self.port) as listener:
+            model = open_model(self.run_folder, self.model, self.accelerator)
+            detector = FaceDetector(self.least_score)
+            template = model.face_template(detector)
+            with _temporary_files():
+                from fer.inference.demo_page import DemoPage
+
+                page = DemoPage(model, template, detector, title=self._title(), show_cam=self.cam)
+                print(f"{_address(listener)}  shows {self._title()}; Ctrl-C ends it", flush=True)
+                _serve(page, listener)
+
+    def _title(self) -> str:
+        """The last parts of the path, which name a run by its content."""
+        path = Path(self.run_folder or self.model or "").resolve()
+        return "/".join(path.parts[-2:])
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    """A socket that is taken before the model is read, so that a port in use is told at once."""
+    if not isinstance(port, int) or not 0 <= port <= 65535:
+        raise ConfigError(f"port={port}: it must be a number from 0 to 65535")
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        return socket.create_server((host, port), family=family)
+    except OSError as error:
+        reason = str(error.strerror).partition(" (")[0]
+        raise ConfigError(
+            f"host={host} port={port}: {reason}; choose another port, or port=0 for any that is free"
+        ) from error
+
+
+def _address(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    if host in ("0.0.0.0", "::"):
+        host = socket.gethostname()
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+@contextmanager
+def _temporary_files() -> Iterator[None]:
+    """A folder for what is sent to the page and drawn for it, removed in the end, at SIGTERM too."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with TemporaryDirectory(prefix="fer-demo-") as folder:
+        os.environ.update(_ENVIRONMENT, GRADIO_TEMP_DIR=folder)
+        yield
+
+
+def _serve(page: DemoPage, listener: socket.socket) -> None:
+    import gradio
+    import uvicorn
+    from fastapi import FastAPI
+
+    app = gradio.mount_gradio_app(
+        FastAPI(openapi_url=None),
+        page.blocks,
+        path="/",
+        css=page.style,
+        max_file_size=_LARGEST_UPLOAD,
+        footer_links=[],
+        run_history=False,
+        enable_monitoring=False,
+        ssr_mode=False,
+        mcp_server=False,
+    )
+    config = uvicorn.Config(
+        app,
+        log_level="critical",  # Browsers that are cut off in the end would be reported as errors.
+        headers=[("Content-Security-Policy", _ONLY_THIS_HOST)],
+        timeout_graceful_shutdown=_SECONDS_TO_END,
+    )
+    uvicorn.Server(config).run(sockets=[listener])

@@ -1,0 +1,36 @@
+"""fer-demo run=FOLDER: a page to try a trained method in a browser."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+import hydra
+from omegaconf import DictConfig, OmegaConf
+
+from fer.config import CONFIG_DIR
+from fer.errors import reported
+from fer.paths_on_command_line import quote_paths
+from fer.terminal import log_to_terminal
+
+
+@hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name="demo")
+def _demo(cfg: DictConfig) -> None:
+    log_to_terminal()
+    with reported("fer-demo"):
+        from fer.inference.demo_server import Demo
+
+        options = OmegaConf.to_container(cfg)
+        assert isinstance(options, dict)
+        options["run_folder"] = options.pop("run")
+        Demo(**{str(key): value for key, value in options.items()}).run()
+
+
+def main() -> None:
+    """Runs until Ctrl-C, and then exit status 0; 2 for what cannot be shown, before anything is served."""
+    quote_paths("run", "model")
+    with suppress(KeyboardInterrupt):
+        _demo()
+
+
+if __name__ == "__main__":
+    main()
