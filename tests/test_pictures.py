@@ -126,7 +126,7 @@ def test_curves_that_belong_together_share_a_chart(run: Path) -> None:
     }
     assert shown["recall of every class"] == [f"test/recall/{name}" for name in CLASSES]
     assert shown["wrong labels memorised and recovered"] == ["train/memorized", "train/recovered"]
-    assert shown["loss and what it is the sum of"] == [
+    assert shown["loss and its weighted parts"] == [
         "train/loss", "train/loss_cls", "train/loss_consistency_weighted",
     ]  # fmt: skip
     assert all(shown.values()), shown
