@@ -34,6 +34,7 @@ SMALL = [
     "batch_size=8",
     "+trainer.limit_val_batches=0",
     "trainer.max_epochs=1",
+    "callbacks=none",
 ]
 VARIANTS = {
     "Trainer, nothing logged": ["trainer.enable_progress_bar=false", "logger=none"],

@@ -30,6 +30,7 @@ TINY = [
     "trainer.accelerator=cpu",
     "trainer.enable_progress_bar=false",
     "logger=none",
+    "callbacks=none",
 ]
 
 

@@ -32,6 +32,7 @@ TINY = [
     "trainer.max_epochs=2",
     "trainer.accelerator=cpu",
     "logger=none",
+    "callbacks=none",
 ]
 
 

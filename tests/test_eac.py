@@ -215,11 +215,11 @@ def test_training_equals_an_independent_calculation(erase: str, steps: int) -> N
 def test_the_total_is_cross_entropy_plus_lam_times_consistency() -> None:
     method = build(lam=2.5)
     loss = method.loss(with_views(method))
-    assert set(loss.parts) == {"loss_cls", "loss_consistency"}
+    assert set(loss.parts) == {"loss_cls", "loss_consistency", "loss_consistency_weighted"}
     assert loss.logits.shape == (6, CLASSES)
-    torch.testing.assert_close(
-        loss.total, loss.parts["loss_cls"] + 2.5 * loss.parts["loss_consistency"], rtol=1e-12, atol=0
-    )
+    weighted = 2.5 * loss.parts["loss_consistency"]
+    torch.testing.assert_close(loss.parts["loss_consistency_weighted"], weighted, rtol=1e-12, atol=0)
+    torch.testing.assert_close(loss.total, loss.parts["loss_cls"] + weighted, rtol=1e-12, atol=0)
 
 
 # The ways to run both views.

@@ -63,7 +63,7 @@ def test_a_head_that_scales_what_it_pools_scales_the_map() -> None:
 
 
 def test_a_compiled_backbone_is_explained_as_written_and_not_compiled_again() -> None:
-    method = build(CrossEntropy)
+    method = build(CrossEntropy).eval()
     view = method.augmentation.test_view(raw_images())
     expected = explain(method, view)
     compiled = []

@@ -43,7 +43,7 @@ def run_folders(output: Path) -> list[Path]:
 def summary(command: Command | Ended) -> list[str]:
     """The terminal's last lines, from the one that counts the jobs on."""
     lines = command.output.splitlines()
-    starts = [number for number, line in enumerate(lines) if " jobs: " in line]
+    starts = [number for number, line in enumerate(lines) if re.match(r"\d+ jobs?: ", line)]
     assert starts, command.output
     return lines[starts[-1] :]
 
@@ -148,6 +148,13 @@ def test_options_chosen_by_a_pattern_are_jobs_as_others(overrides: list[str], tm
 
 
 # Failing jobs
+
+
+def test_one_job_is_counted_in_the_singular(overrides: list[str], tmp_path: Path) -> None:
+    failed = run(["-m", *overrides, "batch_size=0", "output_dir=out"], tmp_path)
+    assert failed.status == 1
+    assert "1 job, 0 of them finished already" in failed.output
+    assert summary(failed)[0] == "1 job: 1 failed"
 
 
 class Faulty(NamedTuple):

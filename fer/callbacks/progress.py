@@ -44,15 +44,14 @@ def _clock(seconds: float) -> str:
 
 
 class EpochBar(RichProgressBar):
-    """Lightning's rich bar of the running epoch with the newest logged loss and the time that the run has left.
+    """Lightning's rich bar of the running epoch with the newest loss and the time that the run has left.
 
-    The loss is read at the steps at which it is logged anyway: at every step it would cost a synchronisation with the
-    device each.
+    The loss is read at the steps that are logged; at every step this would cost a synchronisation with the device.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self._shown: dict[str, str] = {}
+        self._shown = {"loss": "-", "left": "-:--:--"}
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         super().on_train_start(trainer, pl_module)

@@ -38,10 +38,12 @@ class Projector(Showing):
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         assert isinstance(pl_module, Method) and trainer.max_epochs is not None
-        if trainer.current_epoch == trainer.max_epochs - 1 and writers(trainer):
+        if trainer.current_epoch == trainer.max_epochs - 1:
             self.attempt(trainer, partial(self._show, trainer, pl_module))
 
     def _show(self, trainer: L.Trainer, method: Method) -> None:
+        if not writers(trainer):
+            return
         data: FaceDataModule = trainer.datamodule  # type: ignore[attr-defined]
         positions = evenly_spread(data.fit_rows, self.faces)
         features, thumbnails = [], []
@@ -51,14 +53,12 @@ class Projector(Showing):
                 assert isinstance(image, Tensor)
                 features.append(pooled_features(method, method.augmentation.test_view(image.to(method.device))).cpu())
                 thumbnails.append(resize(image, _THUMBNAIL))
-        names = method.class_names
+        given, clean = data.train.given[positions], data.train.clean[positions]
+        labels = [_labels(*both, method.class_names) for both in zip(given, clean, strict=True)]
         for writer in writers(trainer):
             writer.add_embedding(
                 _short(torch.cat(features)),
-                [
-                    [names[given], names[clean] if clean >= 0 else "unknown", _is_wrong(given, clean)]
-                    for given, clean in zip(data.train.given[positions], data.train.clean[positions], strict=True)
-                ],
+                labels,
                 torch.cat(thumbnails) / 255,
                 global_step=trainer.current_epoch,
                 tag="features",
@@ -66,8 +66,10 @@ class Projector(Showing):
             )
 
 
-def _is_wrong(given: int, clean: int) -> str:
-    return "unknown" if clean < 0 else "right" if given == clean else "wrong"
+def _labels(given: int, clean: int, class_names: tuple[str, ...]) -> list[str]:
+    if clean < 0:
+        return [class_names[given], "unknown", "unknown"]
+    return [class_names[given], class_names[clean], "right" if given == clean else "wrong"]
 
 
 def _short(features: Tensor) -> Tensor:

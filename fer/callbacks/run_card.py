@@ -17,7 +17,7 @@ _CHARTS = {
     "training": {
         "wrong labels memorised and recovered": ["train/(memorized|recovered)$"],
         "accuracy against given and true labels": ["train/acc(_clean)?$"],
-        "loss and what it is the sum of": ["train/loss$", "train/loss_cls$", "train/loss_consistency_weighted$"],
+        "loss and its weighted parts": ["train/loss$", "train/loss_cls$", "train/loss_consistency_weighted$"],
     },
 }
 """Tags, as regular expressions, by category and chart."""

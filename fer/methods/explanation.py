@@ -87,7 +87,7 @@ def _evaluating(method: Method) -> Iterator[None]:
 def _feature_maps(method: Method) -> Iterator[list[Tensor]]:
     """What the backbones make meanwhile, as leaves, so that gradients end there.
 
-    A compiled backbone works as written meanwhile, instead of being compiled anew with hooks, which takes a minute.
+    A compiled backbone works as written meanwhile: what has been compiled knows of no hooks.
     """
     made: list[Tensor] = []
 
