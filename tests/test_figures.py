@@ -197,7 +197,7 @@ def test_the_reliability_diagram_has_the_bins_of_the_calibration_error(run: str,
 
 def test_a_confidence_of_one_is_in_the_last_bin() -> None:
     found = reliability(split_table([0, 1], [0, 1], [0, 0], [1.0, 0.0]))
-    assert found.number[[0, -1]].tolist() == [1, 1] and found.ece == 0
+    assert found.number.tolist() == [1, *[0] * (CALIBRATION_BINS - 2), 1] and found.ece == 0
 
 
 @pytest.mark.parametrize("run", ["ce-seed0", "eac-seed0"])
@@ -287,8 +287,10 @@ def test_neighbours_of_features_stay_neighbours_in_the_plane() -> None:
 
 
 def test_the_same_runs_give_the_same_files(trained: Path, drawn: Path, tmp_path: Path) -> None:
-    files = draw_figures(arrange(collect([trained]).runs), tmp_path).files
-    assert files and all(file.read_bytes() == (drawn / file.name).read_bytes() for file in files)
+    files = draw_figures(arrange(collect([trained / "ce"]).runs), tmp_path).files
+    again = [file for file in files if (drawn / file.name).is_file()]  # its maps shared a figure there
+    assert len(again) == len(files) - 2 == 8
+    assert all(file.read_bytes() == (drawn / file.name).read_bytes() for file in again)
 
 
 def test_what_a_run_lacks_is_said_in_a_line_and_the_others_are_drawn(runs: Path, tmp_path: Path, drawn: Path) -> None:
@@ -310,17 +312,16 @@ def test_runs_without_maps_have_the_other_figures(runs: Path, tmp_path: Path) ->
     assert f"no CAM grid of {runs}/eac/seed1: {runs}/eac/seed1/cams holds no maps" in text
 
 
-def test_data_that_has_moved_is_found_by_data_root(
-    runs: Path, shapes: Path, overrides: list[str], tmp_path: Path
-) -> None:
+def test_data_that_has_moved_is_found_by_data_root(runs: Path, shapes: Path, tmp_path: Path) -> None:
     for run in RUNS:
         config = runs / run / "config.yaml"
         config.write_text(config.read_text().replace(str(shapes), "/nowhere/else"))
-    names, text = draw(runs, tmp_path / "without")
+    only = ("--where", "method=ce")
+    names, text = draw(runs, tmp_path / "without", *only)
     kinds = {name.partition("-")[0] for name in names}
     assert kinds == {"confusion", "reliability", "cams"} and (tmp_path / "without" / "suspects-ce-seed0.csv").is_file()
     assert f"no faces of suspect labels, features of {runs}/ce/seed0: 1 fault in /nowhere/else:" in text
-    with_root, text = draw(runs, tmp_path / "with", "--data-root", str(shapes))
+    with_root, text = draw(runs, tmp_path / "with", *only, "--data-root", str(shapes))
     assert {name.partition("-")[0] for name in with_root} == {*kinds, "suspects", "features"} and "- no " not in text
 
 
