@@ -20,7 +20,7 @@ import torch
 from conftest import CHOICES
 from PIL import Image
 
-from fer import experiment, launch, report
+from fer import launch, report
 from fer.cam import overlay
 from fer.cam_record import CamRecord, read_cam_records
 from fer.config import compose
@@ -31,7 +31,6 @@ from fer.figures.draw import draw_figures
 from fer.figures.features import in_the_plane
 from fer.figures.reliability import reliability
 from fer.figures.suspects import precision, suspect_rows
-from fer.methods.explanation import explain
 from fer.metrics import CALIBRATION_BINS
 from fer.prediction_table import SplitTable, read_predictions
 from fer.reporting.collect import collect
@@ -44,38 +43,14 @@ RUNS = ("ce/seed0", "eac/seed0", "eac/seed1")
 CLASSES = ("anger", "fear", "joy")
 
 
-def write_cams(folder: RunFolder, config: dict[str, object], epochs: int) -> None:
-    """Records of two test and six training faces, by the trained method, as if it had been so after every epoch."""
-    data, method = experiment.build_data(config), experiment.trained(folder)
-    batches = [data.test.__getitems__([0, 9]), data.train.__getitems__([0, 8, 16, 24, 32, 40])]
-    rows = [*data.test.rows[[0, 9]], *data.train.rows[[0, 8, 16, 24, 32, 40]]]
-    image = torch.cat([torch.as_tensor(batch.image) for batch in batches])
-    view = method.augmentation.test_view(image)
-    one, other = explain(method, view), explain(method, view.flip(-1))
-    record = CamRecord(
-        split=np.array(["test"] * 2 + ["train"] * 6),
-        file=np.array([data.table.file_names[row] for row in rows]),
-        image=image.numpy(),
-        clean=torch.cat([batch.clean_label for batch in batches]).numpy(),
-        given=torch.cat([batch.label for batch in batches]).numpy(),
-        probabilities=one.logits.softmax(1).numpy(),
-        cam=one.cam.half().numpy(),
-        mirrored_cam=other.cam.half().numpy(),
-    )
-    for epoch in range(epochs):
-        record.write(folder, epoch)
-
-
 @pytest.fixture(scope="module")
 def trained(overrides: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Cross-entropy with seed 0 and EAC with seeds 0 and 1, with maps of seed 0."""
+    """Cross-entropy with seed 0 and EAC with seeds 0 and 1."""
     root = tmp_path_factory.mktemp("trained")
     for run in RUNS:
         method, seed = run.split("/seed")
         choices = {**CHOICES, "method": method}
         launch.run(compose([*overrides, f"method={method}", f"seed={seed}"]), root / run, choices)
-        if seed == "0":
-            write_cams(RunFolder(root / run), RunFolder(root / run).config(), epochs=3)
     return root
 
 
@@ -307,6 +282,7 @@ def test_what_a_run_lacks_is_said_in_a_line_and_the_others_are_drawn(runs: Path,
 
 
 def test_runs_without_maps_have_the_other_figures(runs: Path, tmp_path: Path) -> None:
+    shutil.rmtree(runs / "eac" / "seed1" / "cams")
     names, text = draw(runs, tmp_path / "figures", "--where", "seed=1")
     assert names == {f"{kind}-eac-seed1" for kind in ("confusion", "reliability", "suspects", "features")}
     assert f"no CAM grid of {runs}/eac/seed1: {runs}/eac/seed1/cams holds no maps" in text
@@ -369,10 +345,8 @@ def test_any_class_name_is_drawn_as_it_is(shapes: Path, overrides: list[str], tm
     for split in ("train", "test"):
         for name, hostile in names.items():
             shutil.copytree(shapes / split / name, tmp_path / "data" / split / hostile)
-    folder = RunFolder(tmp_path / "runs" / "ce" / "seed0")
     more = [f"data.root={tmp_path / 'data'}", "method=ce", "trainer.max_epochs=1"]
-    launch.run(compose([*overrides, *more]), folder.path, {**CHOICES, "method": "ce"})
-    write_cams(folder, folder.config(), epochs=1)
+    launch.run(compose([*overrides, *more]), tmp_path / "runs" / "ce" / "seed0", {**CHOICES, "method": "ce"})
     drawn, _ = draw(tmp_path / "runs", tmp_path / "figures")
     assert len(drawn) == 5
     for kind in ("confusion", "features", "cams-predicted"):
