@@ -20,12 +20,14 @@ if TYPE_CHECKING:
 
 Shown = Literal["predicted", "given", "true"]
 
-_MOST_RUNS, _MOST_COLUMNS, _MOST_FACES = 3, 9, 12
+_MOST_RUNS, _MOST_COLUMNS, _MOST_FACES = 3, 9, 14
 _FACE, _LEFT, _HEAD, _FOOT, _MARGIN, _SIZE = 0.39, 0.95, 0.75, 0.25, 0.08, 5.5
 """Inches, and points of the captions."""
 _SEAM, _GAP, _GAP_OF_RUNS = 0.015, 0.07, 0.09
 """Between face and mirror image, pairs, and what is added between runs."""
 _PAIR, _PITCH = 2 * _FACE + _SEAM + _GAP, _FACE + 0.17
+_LEAST_WIDTH = 6.5
+"""For title and legend where there are few columns."""
 _HEAT = "viridis"
 """Grows brighter from end to end, so that it is read in grey and by everyone."""
 
@@ -80,6 +82,7 @@ def cam_grid(tracks: Sequence[Track], shown: Shown) -> Figure:
     count = _MOST_COLUMNS // len(tracks)
     epochs = [_spread_out([*track.records], count) for track in tracks]
     width = _LEFT + sum(map(len, epochs)) * _PAIR + (len(tracks) - 1) * _GAP_OF_RUNS + _MARGIN
+    width = max(width, _LEAST_WIDTH)
     sheet = Sheet(width, _HEAD + len(faces) * _PITCH + _FOOT)
     title = f"CAM of the {shown} label · {len(faces)} faces, each beside its mirror image"
     sheet.text(_MARGIN, 0.06, f"{title}; below: predicted label, probability", 8, width=width)
