@@ -111,6 +111,14 @@ def test_alignment_finds_the_similarity_and_nothing_else(
     assert np.linalg.det(alignment(mirrored, template, size)[:, :2]) >= 0, "never mirrors"
 
 
+def test_in_strips_and_tiny_pictures_no_face_is_made_up() -> None:
+    """Where an edge is short, OpenCV's detector reads memory that is not the picture's."""
+    detector, noise = FaceDetector(), np.random.default_rng(0)
+    for _ in range(20):
+        for height, width in ((16, 16), (32, 32), (32, 320), (320, 32), (100, 20)):
+            assert detector(noise.integers(0, 255, (height, width, 3), dtype=np.uint8)) == []
+
+
 def test_the_template_is_measured_once_and_kept(run: RunFolder, group: Path, tmp_path: Path) -> None:
     predict(run, group, tmp_path / "a.csv")
     kept = run.path / "face_template.json"
