@@ -18,8 +18,7 @@ from conftest import PROJECT
 # From the top. A module imports from the rows below its own and from its own package, which counts as one.
 LAYERS = (
     ("train", "evaluate", "predict", "export", "web_demo", "data.cli"),
-    ("inference",),
-    ("report", "sweep"),
+    ("report", "sweep", "inference"),
     ("launch", "config", "resources", "figures"),
     ("experiment",),
     ("predictions", "callbacks", "instantiation"),

@@ -16,8 +16,9 @@ from test_predict import predict, rows
 
 from fer.errors import ConfigError
 from fer.inference.faces import STANDARD_TEMPLATE
-from fer.inference.model import RunModel, open_model
+from fer.inference.model import RunModel
 from fer.inference.onnx_model import OnnxError, OnnxModel, export
+from fer.inference.open_model import open_model
 from fer.runs import RunFolder
 
 # A linear classifier, the mean of two networks, a scaled head, a head of its own.

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from fer.errors import ConfigError
 from fer.inference.faces import FaceDetector
-from fer.inference.model import open_model
+from fer.inference.open_model import open_model
 
 if TYPE_CHECKING:
     from fer.inference.demo_page import DemoPage

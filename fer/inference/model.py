@@ -117,19 +117,3 @@ def device_of(accelerator: str) -> torch.device:
     if accelerator == "gpu" and not torch.cuda.is_available():
         raise ConfigError("accelerator=gpu: torch finds no GPU here; leave it out or give accelerator=cpu")
     return torch.device("cuda" if accelerator != "cpu" and torch.cuda.is_available() else "cpu")
-
-
-def open_model(run: str | None, model: str | None, accelerator: str = "auto") -> Model:
-    """The model of a run folder, or of an exported file; exactly one of both is given.
-
-    Raises:
-        UserError: neither or both are given, or what is given cannot be used; the message says which and why.
-    """
-    if (run is None) == (model is None):
-        raise ConfigError("give a finished run as run=FOLDER, or an exported file as model=FILE.onnx, and not both")
-    if run is not None:
-        return RunModel(RunFolder(run), accelerator)
-    from fer.inference.onnx_model import OnnxModel
-
-    assert model is not None
-    return OnnxModel(Path(model), accelerator)

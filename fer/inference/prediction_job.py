@@ -17,7 +17,7 @@ from fer.errors import ConfigError
 from fer.inference.classified import ClassifiedFace, classify, writer_for
 from fer.inference.drawing import draw_faces
 from fer.inference.faces import STANDARD_TEMPLATE, FaceDetector
-from fer.inference.model import open_model
+from fer.inference.open_model import open_model
 from fer.inference.photographs import Scene, SceneReader, find_images, in_batches, read_ahead
 from fer.runs import replacing
 

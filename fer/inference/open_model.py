@@ -1,0 +1,24 @@
+"""The model that ``run=`` or ``model=`` on a command line names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fer.errors import ConfigError
+from fer.inference.model import Model, RunModel
+from fer.inference.onnx_model import OnnxModel
+from fer.runs import RunFolder
+
+
+def open_model(run: str | None, model: str | None, accelerator: str = "auto") -> Model:
+    """The model of a run folder, or of an exported file; exactly one of both is given.
+
+    Raises:
+        UserError: neither or both are given, or what is given cannot be used; the message says which and why.
+    """
+    if (run is None) == (model is None):
+        raise ConfigError("give a finished run as run=FOLDER, or an exported file as model=FILE.onnx, and not both")
+    if run is not None:
+        return RunModel(RunFolder(run), accelerator)
+    assert model is not None
+    return OnnxModel(Path(model), accelerator)
