@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import shutil
 import signal
 import socket
 import subprocess
 import sys
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -46,16 +49,16 @@ LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 class Server(NamedTuple):
     """A running fer-demo."""
 
-    process: subprocess.Popen[str]
+    process: subprocess.Popen[bytes]
     url: str
     temporary: Path
     heard: Path
+    log: Path
 
-    def end(self) -> tuple[int, str]:
-        """Ctrl-C: exit status, and what was printed."""
+    def end(self) -> int:
+        """The exit status after Ctrl-C."""
         self.process.send_signal(signal.SIGINT)
-        output, _ = self.process.communicate(timeout=60)
-        return self.process.returncode, output
+        return self.process.wait(timeout=60)
 
 
 def start(run: RunFolder, folder: Path) -> Server:
@@ -68,17 +71,15 @@ def start(run: RunFolder, folder: Path) -> Server:
         "HEARD": str(folder / "heard"),
         "TMPDIR": str(folder / "temporary"),
     }
-    process = subprocess.Popen(
-        [sys.executable, "-m", "fer.web_demo", f"run={run.path}", "port=0", "accelerator=cpu"],
-        cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-    )  # fmt: skip
-    assert process.stdout is not None
-    said = []
-    for line in process.stdout:
-        said.append(line)
-        if line.startswith("http://127.0.0.1:"):
-            return Server(process, line.split()[0], folder / "temporary", folder / "heard")
-    raise AssertionError("".join(said))
+    log = folder / "log"
+    command = [sys.executable, "-m", "fer.web_demo", f"run={run.path}", "port=0", "accelerator=cpu"]
+    with log.open("w") as stream:
+        process = subprocess.Popen(command, cwd=folder, env=environment, stdout=stream, stderr=subprocess.STDOUT)
+    while process.poll() is None:
+        if found := re.search(r"^http://127\.0\.0\.1:\d+", log.read_text(), re.MULTILINE):
+            return Server(process, found[0], folder / "temporary", folder / "heard", log)
+        time.sleep(0.1)
+    raise AssertionError(log.read_text())
 
 
 @pytest.fixture(scope="module")
@@ -169,8 +170,9 @@ def test_of_several_faces_each_can_be_picked(page: Any, tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_read_is_told_on_the_page_and_the_next_picture_is_taken(
-    page: Any, shapes: Path, tmp_path: Path
+    page: Any, server: Server, shapes: Path, tmp_path: Path
 ) -> None:
+    printed = server.log.read_text()
     (tmp_path / "letter.png").write_text("Dear reader")
     (tmp_path / "cut.png").write_bytes((shapes / "test" / "bar" / "000.png").read_bytes()[:500])
     page.get_by_label("a face cut out already").check()
@@ -183,6 +185,7 @@ def test_what_cannot_be_read_is_told_on_the_page_and_the_next_picture_is_taken(
     assert page.locator(".fault").count() == 0
     page.get_by_label("a face cut out already").uncheck()
     page.get_by_text("No face was found").wait_for()
+    assert server.log.read_text() == printed, "no traceback"
 
 
 def test_uploads_are_limited(server: Server) -> None:
@@ -194,13 +197,26 @@ def test_uploads_are_limited(server: Server) -> None:
         urllib.request.urlopen(urllib.request.Request(url, body % bytes(21 * 2**20), headers))
 
 
+def test_no_file_of_the_server_is_read_that_was_not_uploaded(server: Server, shapes: Path) -> None:
+    picture = {"path": str(shapes / "test" / "bar" / "000.png"), "meta": {"_type": "gradio.FileData"}}
+    call = {"data": [picture, True, True], "fn_index": 0, "session_hash": "stranger", "trigger_id": 1}
+    headers = {"Content-Type": "application/json"}
+    api = f"{server.url}/gradio_api/queue"
+    urllib.request.urlopen(urllib.request.Request(f"{api}/join", json.dumps(call).encode(), headers)).close()
+    with urllib.request.urlopen(f"{api}/data?session_hash=stranger", timeout=60) as answers:
+        (answer,) = (line for line in answers if b"process_completed" in line)
+    assert json.loads(answer.removeprefix(b"data: "))["success"] is False
+    assert b"it was not uploaded by a user" in answer
+
+
 def test_ctrl_c_ends_it_under_an_open_page_and_no_file_is_left(page: Any, server: Server, shapes: Path) -> None:
     page.get_by_label("a face cut out already").check()
     upload(page, shapes / "test" / "bar" / "001.png")
     page.get_by_text("CAM of").wait_for()
     assert [*server.temporary.rglob("001.png")]
-    status, output = server.end()
-    assert (status, output) == (0, "")
+    printed = server.log.read_text()
+    assert server.end() == 0
+    assert server.log.read_text() == printed, "no traceback"
     assert not [*server.temporary.iterdir()]
 
 

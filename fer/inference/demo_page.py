@@ -21,7 +21,7 @@ from fer.inference.faces import FaceDetector
 from fer.inference.model import Model, Template
 from fer.inference.photographs import Scene, SceneReader
 
-_WELCOME = "Drop a photo on the left, or take one with the camera: its faces appear here."
+_WELCOME = "Drop a photo, or take one with the camera: its faces appear here."
 _NO_FACE = "No face was found. If the picture is a face cut out already, say so below the photo."
 _HEIGHT = 360
 _LONGEST_EDGE = 1600
@@ -73,7 +73,7 @@ class DemoPage:
         self._model = model
         self._read_photograph = SceneReader(model.image_size, template, detector, keep_photographs=True)
         self._read_face = SceneReader(model.image_size, template, None)
-        with gr.Blocks(title="fer-demo", analytics_enabled=False, delete_cache=_FORGET) as self.blocks:
+        with gr.Blocks(title="fer-demo", delete_cache=_FORGET) as self.blocks:
             gr.Markdown(f"## Expressions of faces <small>by {escape(title)}</small>")
             with gr.Row():
                 with gr.Column(scale=2):
@@ -120,7 +120,7 @@ class DemoPage:
             return self._nothing(_WELCOME)
         scene = (self._read_face if is_face else self._read_photograph)(Path(photo["path"]))
         if scene.fault:
-            fault = f"{photo['orig_name']}: {scene.fault}. Choose another picture."
+            fault = f"{photo['orig_name'] or 'This picture'}: {scene.fault}. Choose another."
             return self._nothing(fault, "fault") | {self._photo: None}
         ((_, faces),) = classify(self._model, [scene], with_cam=with_cam)
         if not faces:

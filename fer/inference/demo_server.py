@@ -100,6 +100,8 @@ def _serve(page: DemoPage, listener: socket.socket) -> None:
     import uvicorn
     from fastapi import FastAPI
 
+    # Otherwise Gradio would take any path of this machine that a browser names for a picture that was uploaded.
+    page.blocks.has_launched = True
     app = gradio.mount_gradio_app(
         FastAPI(openapi_url=None),
         page.blocks,
