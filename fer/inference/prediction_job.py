@@ -41,7 +41,7 @@ class Outcome:
 
     def summary(self) -> str:
         speed = self.photographs / self.seconds if self.seconds else 0.0
-        lines = [f"{self.output}  {self.faces} faces in {self.photographs} photographs, {speed:.0f} photographs/s"]
+        lines = [f"{self.output}  {self.faces} faces in {self.photographs} photographs, {speed:.3g} photographs/s"]
         lines += [f"  {name:12} {count}" for name, count in self.expressions.most_common()]
         if self.without_face:
             lines.append(f"no face was found in {self.without_face}")
