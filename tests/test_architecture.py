@@ -25,7 +25,17 @@ LAYERS = (
     ("methods", "data", "reporting"),
     ("cam_record", "prediction_table"),
     ("models", "augment", "metrics", "results", "runs", "devices"),
-    ("batch", "cam", "errors", "terminal", "provenance", "host_memory", "paths_on_command_line", "drawing"),
+    (
+        "batch",
+        "cam",
+        "errors",
+        "terminal",
+        "provenance",
+        "host_memory",
+        "paths_on_command_line",
+        "drawing",
+        "learning_rates",
+    ),
 )
 MAY_KNOW_HYDRA = {
     "train", "evaluate", "predict", "export", "web_demo", "data.cli", "sweep", "launch", "config", "resources",

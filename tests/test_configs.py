@@ -178,6 +178,7 @@ def test_experiments_hold_the_published_values(name: str, backbone: str) -> None
         ("dacl_raf_db", "SGD", 0.01, 5e-4, 64, 60, 0.001),
         ("lde_raf_db", "Adam", 1e-3, 0.0, 128, 80, 5e-4),
         ("ad_corre_raf_db", "Adam", 1e-3, 0.0, 50, 300, 1e-3 * 0.998**150),
+        ("dmue_raf_db", "Adam", 1e-4, 1e-4, 72, 36, 1e-5),
     ],
 )
 def test_rivals_are_trained_as_their_authors_do(
@@ -195,6 +196,25 @@ def test_rivals_are_trained_as_their_authors_do(
         scheduler.step()
     assert built.param_groups[0]["lr"] == pytest.approx(lr_after_half)
     assert config.data.reader._target_ == "fer.data.raf_db.read" and config.augment.size == 224
+
+
+def test_dmue_is_trained_on_plateaus_of_its_authors() -> None:
+    config = compose(["experiment=dmue_raf_db"])
+    slow, fast = torch.nn.Parameter(torch.zeros(1)), torch.nn.Parameter(torch.zeros(1))
+    factor = config.method.classifier_lr_factor
+    groups = [{"params": [slow]}, {"params": [fast], "lr": 1e-4 * factor, "lr_factor": factor}]
+    optimizer = instantiate(config.optim.optimizer)(groups)
+    scheduler = instantiate(config.optim.scheduler)(optimizer)
+    rates = []
+    for _ in range(36):
+        rates.append([group["lr"] for group in optimizer.param_groups])
+        optimizer.step()
+        scheduler.step()
+    backbone = [1e-4] * 6 + [5e-5] * 6 + [1e-5] * 10 + [5e-5] * 3 + [1e-5] * 11
+    classifiers = [1e-3] * 4 + [5e-4] * 4 + [1e-4] * 6 + [1e-5] * 8 + [5e-5] * 3 + [1e-5] * 11
+    assert rates == [pytest.approx(pair) for pair in zip(backbone, classifiers, strict=True)]
+    with pytest.raises(ValueError, match="ascending epochs from 0"):
+        instantiate(config.optim.scheduler, starts=[0, 6])(optimizer)
 
 
 @pytest.mark.parametrize(("epochs", "expected"), [(70, 9), (35, 4), (7, 1), (2, 0)])
