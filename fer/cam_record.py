@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fer.runs import RunFolder, RunFolderError
+from fer.whole_file import replacing
 
 _NAME = "epoch-{:04}.npz"
 
@@ -40,13 +41,11 @@ class CamRecord:
         """Keep the record; one of the same epoch is replaced."""
         folder.cam_folder.mkdir(exist_ok=True)
         path = folder.cam_folder / _NAME.format(epoch)
-        partial = path.with_name(f".{path.name}")
         # Not np.savez_compressed, which has a parameter called file itself.
-        with zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as archive:
+        with replacing(path) as unfinished, zipfile.ZipFile(unfinished, "w", zipfile.ZIP_DEFLATED) as archive:
             for name, values in asdict(self).items():
                 with archive.open(f"{name}.npy", "w") as stream:
                     np.lib.format.write_array(stream, values, allow_pickle=False)
-        partial.replace(path)
 
 
 def read_cam_records(folder: RunFolder) -> dict[int, CamRecord]:

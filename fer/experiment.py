@@ -5,11 +5,9 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import lightning.pytorch as L
@@ -23,16 +21,19 @@ from fer import predictions
 from fer.callbacks.progress import EpochBar
 from fer.callbacks.run_writer import RunWriter
 from fer.callbacks.seeding import Seeding, seed_everything
+from fer.callbacks.signals import SignalsAsBefore, cluster_without_requeueing
+from fer.callbacks.step_losses import StepLosses
+from fer.checkpoints import WholeCheckpoints, read_checkpoint
 from fer.data.module import FaceDataModule
 from fer.data.noise import fingerprint
 from fer.devices import world_size
-from fer.errors import ConfigError
 from fer.instantiation import configured, instantiated
 from fer.methods.base import Method, Setting
 from fer.models.batch_norm import synchronise_statistics
 from fer.models.network import FaceNetwork
 from fer.results import result_row, run_result
 from fer.runs import RunFolder, RunFolderError
+from fer.terminal import logging_to
 
 log = logging.getLogger(__name__)
 
@@ -73,18 +74,20 @@ def build(config: Config, folder: RunFolder, *, for_training: bool = True) -> Ex
         evaluation_name=datamodule.evaluation_name,
         with_weights=for_training,
     )
+    checkpoints = WholeCheckpoints()
     if for_training:
-        callbacks = [Seeding(config["seed"]), RunWriter(folder)]
+        callbacks = [SignalsAsBefore(), Seeding(config["seed"]), StepLosses(), RunWriter(folder, checkpoints)]
         callbacks += [instantiated(callback) for callback in (config["callbacks"] or {}).values()]
         logger = instantiated(config["logger"], save_dir=folder.path, name="tensorboard", version="")
     else:
-        callbacks, logger = [], None
+        callbacks, logger = [SignalsAsBefore()], None
     on_terminal = config["trainer"]["enable_progress_bar"] and for_training and sys.stdout.isatty()
     is_distributed = world_size(config["trainer"]) > 1
     trainer: L.Trainer = instantiated(
         {**config["trainer"], "enable_progress_bar": on_terminal},
         # Buffers hold what ranks have seen of their own samples; a broadcast at every step would overwrite it.
         strategy=DDPStrategy(broadcast_buffers=False) if is_distributed else "auto",
+        plugins=[checkpoints, *cluster_without_requeueing()],
         callbacks=callbacks + ([EpochBar()] if on_terminal else []),
         logger=logger or False,
         use_distributed_sampler=False,
@@ -125,7 +128,7 @@ def train(config: Config, folder: RunFolder) -> dict[str, Any] | None:
         TrainingError: a loss is not finite.
     """
     started = time.time()
-    with _logging_to(folder.log_file):
+    with logging_to(folder.log_file):
         experiment = build(config, folder)
         trainer, method, datamodule = experiment.trainer, experiment.method, experiment.datamodule
         resume = folder.last_checkpoint if folder.last_checkpoint.is_file() else None
@@ -216,12 +219,11 @@ def _tested_checkpoint(config: Config, folder: RunFolder) -> Path:
 
 
 def _load(method: Method, checkpoint: Path) -> None:
-    if not checkpoint.is_file():
-        raise ConfigError(f"{checkpoint} is missing: the run cannot be tested without it")
+    state = read_checkpoint(checkpoint)["state_dict"]
     try:
-        method.load_state_dict(torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"])
-    except (OSError, EOFError, KeyError, RuntimeError, UnpicklingError) as error:
-        raise RunFolderError(f"{checkpoint} cannot be read ({error}); restore it, or train again") from error
+        method.load_state_dict(state)
+    except RuntimeError as error:
+        raise RunFolderError(f"{checkpoint} does not fit the run's config.yaml ({error}); restore both") from error
 
 
 def _build_method(
@@ -261,7 +263,7 @@ def _write_inputs(experiment: Experiment, folder: RunFolder, *, resumed: bool) -
     epoch = 0
     folder.last_checkpoint.parent.mkdir(exist_ok=True)
     if resumed:
-        epoch = torch.load(folder.last_checkpoint, map_location="cpu", weights_only=True)["epoch"] + 1
+        epoch = read_checkpoint(folder.last_checkpoint)["epoch"] + 1
         log.info("resuming after epoch %d", epoch)
     else:
         folder.remove_pictures()
@@ -283,18 +285,3 @@ def _write_inputs(experiment: Experiment, folder: RunFolder, *, resumed: bool) -
         "devices": experiment.trainer.world_size,
         "resumed_after_epoch": epoch or None,
     })  # fmt: skip
-
-
-@contextmanager
-def _logging_to(path: Path) -> Iterator[None]:
-    """Send the project's log to the run folder as well."""
-    handler = logging.FileHandler(path, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    logger = logging.getLogger("fer")
-    logger.setLevel(logging.INFO)
-    logger.addHandler(handler)
-    try:
-        yield
-    finally:
-        logger.removeHandler(handler)
-        handler.close()

@@ -11,12 +11,13 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import Any, Literal
 
 import yaml
 
 from fer.errors import UserError
 from fer.provenance import provenance
+from fer.whole_file import remove_unfinished, replacing_text, write_json
 
 State = Literal["new", "incomplete", "failed", "done"]
 
@@ -66,13 +67,11 @@ class RunFolder:
         try:
             if not self.config_file.is_file():
                 self.path.mkdir(parents=True, exist_ok=True)
-                with replacing(self.config_file) as stream:
+                with replacing_text(self.config_file) as stream:
                     yaml.safe_dump(dict(config), stream, sort_keys=False)
                 return "new"
         except OSError as error:
-            raise RunFolderError(
-                f"cannot write to {self.path} ({error.strerror}); choose another folder with output_dir="
-            ) from error
+            raise self._not_writable(error) from error
         self.compare(config, unnamed_keys)
         return self.state
 
@@ -98,7 +97,11 @@ class RunFolder:
             RunFolderError: another process still holds the folder after ``patience`` seconds.
         """
         deadline = time.monotonic() + patience
-        with self.lock_file.open("w") as lock:
+        try:
+            lock = self.lock_file.open("w")
+        except OSError as error:
+            raise self._not_writable(error) from error
+        with lock:
             while True:
                 try:
                     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -107,7 +110,12 @@ class RunFolder:
                     if time.monotonic() > deadline:
                         raise RunFolderError(f"another process is training in {self.path}; wait for it") from None
                     time.sleep(0.1)
+            for folder in (self.path, self.last_checkpoint.parent, self.cam_folder):
+                remove_unfinished(folder)
             yield
+
+    def _not_writable(self, error: OSError) -> RunFolderError:
+        return RunFolderError(f"cannot write to {self.path} ({error.strerror}); choose another folder with output_dir=")
 
     def discard(self) -> None:
         """Remove what a run that could not start has written, and the folder if nothing else is in it."""
@@ -156,7 +164,7 @@ class RunFolder:
     def keep_records_before(self, epoch: int) -> None:
         """Drop the records of ``epoch`` and later, which a resumed run will write again."""
         kept = [record for record in self.records() if record["epoch"] < epoch]
-        with replacing(self.records_file) as stream:
+        with replacing_text(self.records_file) as stream:
             stream.writelines(json.dumps(record) + "\n" for record in kept)
 
     def append_record(self, record: Mapping[str, Any]) -> None:
@@ -195,7 +203,7 @@ class RunFolder:
         entry = f"{summary}\n{details}\n"
         if is_cause and self.error_file.is_file():
             errors = self.error_file.read_text(encoding="utf-8", errors="replace")
-            with replacing(self.error_file) as stream:
+            with replacing_text(self.error_file) as stream:
                 stream.write(entry + errors)
             return
         with self.error_file.open("a", encoding="utf-8") as stream:
@@ -214,7 +222,7 @@ class RunFolder:
 
     def write_table(self, path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
         """Write a CSV file of the folder."""
-        with replacing(path) as stream:
+        with replacing_text(path) as stream:
             writer = csv.writer(stream, lineterminator="\n")
             writer.writerow(header)
             writer.writerows(rows)
@@ -258,26 +266,6 @@ class RunFolder:
         except (OSError, ValueError) as error:
             raise RunFolderError(f"{path} cannot be read: {error}") from error
         return content
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[IO[str]]:
-    """A text file that takes the place of ``path`` when it is complete and on disk, or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("w", encoding="utf-8", newline="") as stream:
-            yield stream
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    with replacing(path) as stream:
-        json.dump(value, stream, indent=2)
-        stream.write("\n")
 
 
 def _differences(

@@ -23,7 +23,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from fer import launch
+from fer import launch, ranks
 from fer.errors import ConfigError, RunFailed, UserError, reported
 from fer.runs import RunFolder, State
 from fer.terminal import log_to_terminal
@@ -32,6 +32,7 @@ log = logging.getLogger(__name__)
 
 _OUTCOMES = ("done", "skipped", "resumed", "failed", "not finished")
 _OUTCOMES = ("done", "skipped", "resumed", "failed", "not finished")
+_AFTER_SIGTERM = 128 + signal.SIGTERM
 _BASIC_SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
 
 
@@ -60,7 +61,6 @@ class SweepWatch(Callback):
         log_to_terminal()
         with reported("fer-train"), _nothing_ignored():
             _sweeps.append(Sweep(config))
-        signal.signal(signal.SIGTERM, _end)  # while no worker runs; the agent of workers has a handler of its own
 
 
 class Sweep:
@@ -76,7 +76,7 @@ class Sweep:
     """
 
     def __init__(self, config: DictConfig) -> None:
-        if launch.ranks_exist():
+        if ranks.ranks_exist():
             raise ConfigError(
                 "torchrun and srun start one job; start a sweep without them, its jobs start their own ranks"
             )
@@ -126,11 +126,13 @@ _sweeps: list[Sweep] = []
 
 @contextmanager
 def summarised() -> Iterator[None]:
-    """Print a sweep's summary when it ends, however it ends.
+    """Print a sweep's summary when it ends, however it ends, and how what was interrupted goes on.
 
     Raises:
         SystemExit: status 1 where a job is not done, 130 after Ctrl-C, 143 after SIGTERM.
     """
+    if not ranks.ranks_exist():  # Ranks wait for each other where no handler of Python runs; they end at once.
+        signal.signal(signal.SIGTERM, _end)
     status: object = 0
     try:
         yield
@@ -139,6 +141,8 @@ def summarised() -> Iterator[None]:
         print("\ninterrupted; the same command goes on from here", file=sys.stderr)
     except SystemExit as stop:
         status = stop.code
+        if status == _AFTER_SIGTERM:
+            print("ended by SIGTERM; the same command goes on after the last whole epoch", file=sys.stderr)
     if _sweeps:
         text, is_complete = _sweeps.pop().summary()
         print(text)
@@ -164,8 +168,8 @@ def run_job(cfg: DictConfig, path: str, choices: Mapping[str, str | None]) -> fl
     )
 
 
-def _end(number: int, _: object) -> None:
-    raise SystemExit(128 + number)
+def _end(*_: object) -> None:
+    raise SystemExit(_AFTER_SIGTERM)
 
 
 @contextmanager

@@ -1,10 +1,13 @@
-"""What the log shows on the terminal."""
+"""What the log shows on the terminal, and in a file."""
 
 from __future__ import annotations
 
 import logging
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 _KNOWN_HARMLESS = (
     # Our samplers return every index; Lightning cannot know.
@@ -12,13 +15,11 @@ _KNOWN_HARMLESS = (
     # Batches are fetched from one mapped file; more workers would not be faster.
     ".*does not have many workers.*",
     ".*number of training batches.*smaller than the logging interval.*",
-    # On the login node of a cluster, and in jobs, which start their own ranks.
+    # SLURM is used by choosing its launcher, and its jobs start their own ranks.
     ".*`srun` command is available.*",
     # Raised inside Lightning, about torch.
     ".*isinstance\\(treespec, LeafSpec\\).*",
     ".*Checkpoint directory .* exists and is not empty.*",
-    # SLURM is used by choosing its launcher.
-    ".*`srun` command is available.*",
     # The metrics that are logged are the same on every rank.
     ".*sync_dist=True.*",
     # Its successor does not do the same yet, and is not in all versions.
@@ -51,3 +52,18 @@ def log_to_terminal() -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
     for message in _KNOWN_HARMLESS:
         warnings.filterwarnings("ignore", message)
+
+
+@contextmanager
+def logging_to(path: Path) -> Iterator[None]:
+    """Send the project's log to a file as well."""
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logger = logging.getLogger("fer")
+    logger.setLevel(logging.INFO)
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        handler.close()

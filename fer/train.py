@@ -31,7 +31,7 @@ def _train(cfg: DictConfig) -> float | None:
 
 
 def main() -> None:
-    """Exit status 0; 1 when a run fails; 2 for what cannot be used as it is; 130 after Ctrl-C."""
+    """Exit status 0; 1 when a run fails; 2 for what cannot be used as it is; 130 after Ctrl-C, 143 after SIGTERM."""
     resources.register()
     with sweep.summarised():
         _train()

@@ -20,10 +20,11 @@ LAYERS = (
     ("train", "evaluate", "predict", "export", "web_demo", "data.cli"),
     ("report", "sweep", "inference"),
     ("launch", "config", "resources", "figures"),
+    ("ranks",),
     ("experiment",),
     ("predictions", "callbacks", "instantiation"),
     ("methods", "data", "reporting"),
-    ("cam_record", "prediction_table"),
+    ("cam_record", "prediction_table", "checkpoints"),
     ("models", "augment", "metrics", "results", "runs", "devices"),
     (
         "batch",
@@ -35,6 +36,7 @@ LAYERS = (
         "paths_on_command_line",
         "drawing",
         "learning_rates",
+        "whole_file",
     ),
 )
 MAY_KNOW_HYDRA = {

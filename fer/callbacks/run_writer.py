@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-import os
-import shutil
 import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,8 @@ from lightning.pytorch.callbacks import Checkpoint
 
 from fer.batch import Batch
 from fer.callbacks.progress import epoch_line
+from fer.checkpoints import WholeCheckpoints, copy_checkpoint
+from fer.errors import TrainingError
 from fer.methods.base import Method
 from fer.runs import RunFolder
 
@@ -36,8 +38,9 @@ class RunWriter(Checkpoint):
     (A ``Checkpoint``, because Lightning calls these after the method has completed its record.)
     """
 
-    def __init__(self, folder: RunFolder) -> None:
+    def __init__(self, folder: RunFolder, checkpoints: WholeCheckpoints) -> None:
         self.folder = folder
+        self.checkpoints = checkpoints
         self._started = self._epoch_started = time.perf_counter()
         self._first_epoch = 0
         self._samples, self._training_seconds = 0, 0.0
@@ -60,17 +63,26 @@ class RunWriter(Checkpoint):
         assert isinstance(pl_module, Method) and trainer.max_epochs is not None
         epoch, now = trainer.current_epoch, time.perf_counter()
         metrics = {**pl_module.epoch_record, **self._costs(trainer, now - self._epoch_started)}
+        with _first_rank_writes(trainer, self.folder.records_file) as writes:
+            if writes:
+                self.folder.append_record({"epoch": epoch, **metrics})
         if trainer.is_global_zero:
-            self.folder.append_record({"epoch": epoch, **metrics})
             left = (now - self._started) / (epoch + 1 - self._first_epoch) * (trainer.max_epochs - epoch - 1)
             log.info("%s", epoch_line({"epoch": epoch, **metrics}, trainer.max_epochs, left))
         for logger in trainer.loggers:
             logger.log_metrics(metrics, step=epoch)
-        self._save(trainer)
-        if trainer.is_global_zero and "holdout/acc" in metrics:
-            earlier = [record["holdout/acc"] for record in self.folder.records()[:-1]]
-            if not earlier or metrics["holdout/acc"] > max(earlier):
-                _copy(self.folder.last_checkpoint, self.folder.best_checkpoint)
+        trainer.save_checkpoint(self.folder.last_checkpoint)  # a collective under DDP
+        with _first_rank_writes(trainer, self.folder.last_checkpoint) as writes:
+            if writes and self.checkpoints.error is not None:
+                raise self.checkpoints.error
+            if writes and self._is_best(metrics):
+                copy_checkpoint(self.folder.last_checkpoint, self.folder.best_checkpoint)
+
+    def _is_best(self, metrics: Mapping[str, float]) -> bool:
+        """Whether no earlier epoch was as good on the samples held out."""
+        if "holdout/acc" not in metrics:
+            return False
+        return all(record["holdout/acc"] < metrics["holdout/acc"] for record in self.folder.records()[:-1])
 
     def _costs(self, trainer: L.Trainer, seconds: float) -> dict[str, float]:
         costs = {
@@ -82,21 +94,22 @@ class RunWriter(Checkpoint):
             costs["gpu_memory_gib"] = torch.cuda.max_memory_allocated(device) / 2**30
         return costs
 
-    def _save(self, trainer: L.Trainer) -> None:
-        target = self.folder.last_checkpoint
-        partial = _partial(target)
-        trainer.save_checkpoint(partial)  # a collective under DDP
-        if trainer.is_global_zero:
-            with partial.open("rb") as stream:
-                os.fsync(stream.fileno())
-            partial.replace(target)
 
+@contextmanager
+def _first_rank_writes(trainer: L.Trainer, file: Path) -> Iterator[bool]:
+    """Whether this rank is the one that writes; if it cannot, every rank says so and none waits for it.
 
-def _copy(source: Path, target: Path) -> None:
-    partial = _partial(target)
-    shutil.copyfile(source, partial)
-    partial.replace(target)
-
-
-def _partial(target: Path) -> Path:
-    return target.with_name(f".{target.name}.partial")
+    Raises:
+        TrainingError: the disk is full, or whatever else the system says.
+    """
+    failure = None
+    try:
+        yield trainer.is_global_zero
+    except OSError as error:
+        failure = (
+            f"cannot write {file} in epoch {trainer.current_epoch + 1} ({error.strerror or error}); make room, and the "
+            "same command goes on after the last whole epoch"
+        )
+    failure = trainer.strategy.broadcast(failure)
+    if failure is not None:
+        raise TrainingError(failure)

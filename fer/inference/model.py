@@ -16,7 +16,8 @@ from fer import experiment
 from fer.errors import ConfigError, UserError
 from fer.inference.faces import MOST_MEASURED, STANDARD_TEMPLATE, FaceDetector, measured_template
 from fer.methods.explanation import explain
-from fer.runs import RunFolder, RunFolderError, write_json
+from fer.runs import RunFolder, RunFolderError
+from fer.whole_file import write_json
 
 log = logging.getLogger(__name__)
 

@@ -27,6 +27,7 @@ from fer.inference.model import Images, Model, Prediction, RunModel, Template
 from fer.methods.base import Method
 from fer.methods.two_networks import TwoNetworks
 from fer.models.network import FaceNetwork
+from fer.whole_file import replacing
 
 TOLERANCE = 1e-4
 """Greatest difference of logits and maps that passes as the same, absolute, and relative where they exceed 1."""
@@ -80,21 +81,18 @@ def export(model: RunModel, path: Path, stamp: Mapping[str, Any], template: Temp
         OnnxError: the outputs differ by more than ``TOLERANCE``, or the file cannot be written.
         ConfigError: the packages for ONNX are not installed.
     """
-    partial = path.with_name(f".{path.name}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _write(model, partial, {"stamp": stamp, "template": template.tolist()})
-        difference = _largest_difference(model, OnnxModel(partial, "cpu"))
-        if not difference <= TOLERANCE:
-            raise OnnxError(
-                f"{path} was not written: onnxruntime's outputs differ from torch's by {difference:.2g}, more than the "
-                f"allowed {TOLERANCE:g}; please report it with the run's config.yaml"
-            )
-        partial.replace(path)
+        with replacing(path) as unfinished:
+            _write(model, unfinished, {"stamp": stamp, "template": template.tolist()})
+            difference = _largest_difference(model, OnnxModel(unfinished, "cpu"))
+            if not difference <= TOLERANCE:
+                raise OnnxError(
+                    f"{path} was not written: onnxruntime's outputs differ from torch's by {difference:.2g}, more than "
+                    f"the allowed {TOLERANCE:g}; please report it with the run's config.yaml"
+                )
     except OSError as error:
         raise OnnxError(f"cannot write {path} ({error.strerror})") from error
-    finally:
-        partial.unlink(missing_ok=True)
     return difference
 
 

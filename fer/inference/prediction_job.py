@@ -19,7 +19,7 @@ from fer.inference.drawing import draw_faces
 from fer.inference.faces import STANDARD_TEMPLATE, FaceDetector
 from fer.inference.open_model import open_model
 from fer.inference.photographs import Scene, SceneReader, find_images, in_batches, read_ahead
-from fer.runs import replacing
+from fer.whole_file import replacing_text
 
 log = logging.getLogger(__name__)
 
@@ -84,7 +84,7 @@ class PredictionJob:
         started = time.perf_counter()
         console = Console(stderr=True)
         progress = Progress(console=console, transient=True, disable=not console.is_terminal)
-        with replacing(output) as stream, progress:
+        with replacing_text(output) as stream, progress:
             writer = writer_for(output)(stream, model.class_names)
             task = progress.add_task("photographs", total=len(paths))
             for scenes in in_batches(read_ahead(read, paths, self.threads), self.batch_size):

@@ -119,7 +119,7 @@ class Method(L.LightningModule):
             "lr_scheduler": {"scheduler": self._make_scheduler(optimizer), "interval": "epoch"},
         }
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
         assert isinstance(batch.image, Tensor)
         # Here and not in a transfer hook, because the random generators are seeded between the two.
         loss = self.loss(batch._replace(image=self.make_views(batch.image)))
@@ -127,11 +127,8 @@ class Method(L.LightningModule):
         self.training_statistics.update(loss.logits, batch, parts)
         if self.trainer.world_size > 1 and self._sample_states:
             self._seen.append(batch.index)
-        step = self.global_step + 1
-        if self.logger is not None and step % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
-            values = {f"step/{name}": float(value.detach()) for name, value in parts.items()}
-            self.logger.log_metrics(values, step=step)
-        return loss.total if self.trainer.world_size == 1 else loss.total * self._share_of_step(len(batch.label))
+        total = loss.total if self.trainer.world_size == 1 else loss.total * self._share_of_step(len(batch.label))
+        return {"loss": total, "parts": {name: value.detach() for name, value in parts.items()}}
 
     def on_train_epoch_start(self) -> None:
         self.training_statistics.reset()

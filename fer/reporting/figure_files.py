@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fer.errors import UserError
+from fer.whole_file import replacing
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -70,9 +71,8 @@ def write_figures(
             for name, figure in figures:
                 for suffix, metadata in ((".png", {"Software": None}), (".svg", {"Date": None})):
                     file = folder / f"{name}{suffix}"
-                    partial = folder / f".{file.name}"
-                    figure.savefig(partial, format=suffix[1:], metadata=metadata)
-                    partial.replace(file)
+                    with replacing(file) as unfinished:
+                        figure.savefig(unfinished, format=suffix[1:], metadata=metadata)
                     files.append(file)
     except OSError as error:
         raise UserError(f"cannot write figures to {folder} ({error.strerror or error})") from error

@@ -1,0 +1,60 @@
+"""Checkpoints of a run: written whole or not at all, read without running code from them."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+from lightning.fabric.plugins import TorchCheckpointIO
+
+from fer.runs import RunFolderError
+from fer.whole_file import replacing
+
+
+class WholeCheckpoints(TorchCheckpointIO):
+    """Replaces a checkpoint when the new one is on disk.
+
+    What goes wrong is kept in ``error`` and not raised: only the first rank writes, and the others wait for it.
+    """
+
+    error: OSError | None = None
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
+        self.error = None
+        try:
+            with replacing(Path(path)) as unfinished, unfinished.open("wb") as stream:
+                torch.save(checkpoint, stream)
+        except OSError as error:
+            self.error = error
+        except RuntimeError as error:  # of torch, which tries to end its archive on a disk that is full
+            if not isinstance(error.__context__, OSError):
+                raise
+            self.error = error.__context__
+
+
+def copy_checkpoint(source: Path, target: Path) -> None:
+    with replacing(target) as unfinished:
+        shutil.copyfile(source, unfinished)
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """What a checkpoint of a run holds, on the CPU.
+
+    Raises:
+        RunFolderError: it is missing, damaged, or holds other objects than tensors in plain containers.
+    """
+    try:
+        content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        missing = {"state_dict", "epoch"} - content.keys()
+    except FileNotFoundError:
+        raise RunFolderError(f"{path} is missing; restore it, or remove the folder and train again") from None
+    except (OSError, EOFError, AttributeError, RuntimeError, UnpicklingError) as error:
+        raise RunFolderError(
+            f"{path} cannot be read ({str(error).partition(chr(10))[0]}); restore it, or remove it and train again"
+        ) from error
+    if missing:
+        raise RunFolderError(f"{path} is no checkpoint of a run: it lacks {', '.join(sorted(missing))}")
+    return content

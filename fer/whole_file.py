@@ -1,0 +1,49 @@
+"""Files that are there whole or not at all, whenever the process or the machine ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+_UNFINISHED = ".unfinished"
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A path beside ``path`` to write to: that file takes the place of ``path`` when it is complete and on disk.
+
+    Raises:
+        OSError: it cannot be written; ``path`` is as it was, and nothing else is left.
+    """
+    unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}{_UNFINISHED}")
+    try:
+        yield unfinished
+        with unfinished.open("rb") as stream:
+            os.fsync(stream.fileno())
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+@contextmanager
+def replacing_text(path: Path) -> Iterator[IO[str]]:
+    """A text stream whose content takes the place of ``path``, as with ``replacing``."""
+    with replacing(path) as unfinished, unfinished.open("w", encoding="utf-8", newline="") as stream:
+        yield stream
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    with replacing_text(path) as stream:
+        json.dump(value, stream, indent=2)
+        stream.write("\n")
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove what a killed process has left in ``folder``, which no other process writes to now."""
+    for file in folder.glob(f".*{_UNFINISHED}"):
+        file.unlink(missing_ok=True)
