@@ -63,7 +63,7 @@ def run(
         if folder.open(config, [*config["unnamed_keys"]]) == "done":
             log.info("%s is finished already; remove the folder to train again", folder.path)
             return _finished(config, folder)
-        folder.error_file.unlink(missing_ok=True)
+        folder.forget_error()
         if not ranks_exist() and (is_sweep_job or devices_per_node(config["trainer"]) > 1):
             return train_in_workers(config, folder)
         outcome = train_rank(config, folder.path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import signal
@@ -15,14 +16,15 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
-from fer.devices import devices_per_node
-from fer.errors import RunFailed, UserError
+from fer.devices import devices_per_node, world_size
+from fer.errors import RunFailed, TrainingError, UserError
 from fer.host_memory import keep_freed_memory
 from fer.runs import RunFolder
 from fer.terminal import log_to_terminal
 
 Result = dict[str, Any]
 
+_OF_THE_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
 _MOURNING = 1.0
 """Seconds for which a rank with an error stays, so that the agent, which looks ten times a second, first sees the one
 that was killed and has caused it."""
@@ -54,6 +56,8 @@ def train_rank(config: Mapping[str, Any], path: str | Path) -> Result | UserErro
             raise KeyboardInterrupt from None
         raise
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in _OF_THE_DISK and world_size(config["trainer"]) == 1:
+            return TrainingError(f"{error}; make room, and the same command goes on after the last whole epoch")
         folder.add_error(in_one_line(error), traceback.format_exc())
         raise
 

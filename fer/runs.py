@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import fcntl
 import json
+import logging
 import os
 import shutil
 import time
@@ -18,6 +19,8 @@ import yaml
 from fer.errors import UserError
 from fer.provenance import provenance
 from fer.whole_file import remove_unfinished, replacing_text, write_json
+
+log = logging.getLogger(__name__)
 
 State = Literal["new", "incomplete", "failed", "done"]
 
@@ -201,13 +204,27 @@ class RunFolder:
         The first error of a command comes first, or what has caused it; every rank may add its own.
         """
         entry = f"{summary}\n{details}\n"
-        if is_cause and self.error_file.is_file():
-            errors = self.error_file.read_text(encoding="utf-8", errors="replace")
-            with replacing_text(self.error_file) as stream:
-                stream.write(entry + errors)
-            return
-        with self.error_file.open("a", encoding="utf-8") as stream:
-            stream.write(entry)
+        try:
+            if is_cause and self.error_file.is_file():
+                errors = self.error_file.read_text(encoding="utf-8", errors="replace")
+                with replacing_text(self.error_file) as stream:
+                    stream.write(entry + errors)
+            else:
+                with self.error_file.open("a", encoding="utf-8") as stream:
+                    stream.write(entry)
+        except OSError as error:  # on a disk that is full, which may be the very error
+            log.warning("cannot write %s (%s): %s", self.error_file, error.strerror, summary)
+
+    def forget_error(self) -> None:
+        """Make a failed run one that goes on.
+
+        Raises:
+            RunFolderError: the folder cannot be written to.
+        """
+        try:
+            self.error_file.unlink(missing_ok=True)
+        except OSError as error:
+            raise self._not_writable(error) from error
 
     def write_stamp(self, facts: Mapping[str, Any]) -> None:
         write_json(self.stamp_file, {**provenance(), **facts})
