@@ -82,6 +82,7 @@ def train_in_workers(config: Mapping[str, Any], folder: RunFolder) -> Result:
             local_addr="localhost",
             max_restarts=config["launch"]["max_restarts"],
             start_method="spawn",
+            signals_to_handle=_signals_to_handle(),
         )
         try:
             outcome = elastic_launch(agent, _work)(config, str(folder.path))[0]
@@ -159,6 +160,14 @@ def _worker_environment(ranks: int) -> Iterator[None]:
     finally:
         for key in added:
             del os.environ[key]
+
+
+def _signals_to_handle() -> str:
+    """Signals at which the agent ends its workers.
+
+    To submitit SIGTERM announces that SLURM takes the node away; the signal that follows makes it queue the job again.
+    """
+    return ",".join(["SIGINT", "SIGHUP", "SIGQUIT", *([] if "SUBMITIT_EXECUTOR" in os.environ else ["SIGTERM"])])
 
 
 @contextmanager

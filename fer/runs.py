@@ -113,6 +113,9 @@ class RunFolder:
                     if time.monotonic() > deadline:
                         raise RunFolderError(f"another process is training in {self.path}; wait for it") from None
                     time.sleep(0.1)
+                except OSError as error:
+                    log.warning("no lock on %s (%s): start one process only", self.path, error.strerror)
+                    break
             for folder in (self.path, self.last_checkpoint.parent, self.cam_folder):
                 remove_unfinished(folder)
             yield

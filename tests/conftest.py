@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -114,3 +116,25 @@ def train(overrides: list[str]) -> Train:
         return launch.run(compose([*overrides, *more]), folder, CHOICES)
 
     return run
+
+
+def slurm_answers() -> bool:
+    try:
+        return subprocess.run(["sinfo", "-h"], capture_output=True, timeout=20, check=False).returncode == 0
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+
+
+@pytest.fixture
+def launcher(request: pytest.FixtureRequest) -> str:
+    """The override that chooses a launcher; the test is skipped where there is none such."""
+    name = str(request.param)
+    if name == "cpus" and not (importlib.util.find_spec("ray") and importlib.util.find_spec("hydra_plugins")):
+        pytest.skip("needs Ray: pip install fer[sweep]")
+    if name == "slurm" and not slurm_answers():
+        start = Path(os.environ.get("FER_SHARED", PROJECT.parent / "shared")) / "tools" / "slurm-up"
+        if os.geteuid() == 0 and start.is_file():
+            subprocess.run([start], timeout=300, check=False)
+        if not slurm_answers():
+            pytest.skip("needs SLURM: sinfo does not answer")
+    return f"hydra/launcher={name}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import shutil
 import subprocess
@@ -11,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import PROJECT, Train
+from conftest import Train
 from sweeping import Command, assert_all_end, run, times_trained, wait_until
 from test_resume import EPOCHS, assert_same_outcome
 
@@ -26,28 +25,6 @@ def run_folders(output: Path) -> list[Path]:
     return sorted(
         {file.parent for file in output.rglob("config.yaml")}, key=lambda path: path.relative_to(output).parts
     )
-
-
-def slurm_answers() -> bool:
-    try:
-        return subprocess.run(["sinfo", "-h"], capture_output=True, timeout=20, check=False).returncode == 0
-    except (OSError, subprocess.TimeoutExpired):
-        return False
-
-
-@pytest.fixture
-def launcher(request: pytest.FixtureRequest) -> str:
-    """The override that chooses a launcher; the test is skipped where there is none such."""
-    name = str(request.param)
-    if name == "cpus" and not (importlib.util.find_spec("ray") and importlib.util.find_spec("hydra_plugins")):
-        pytest.skip("needs Ray: pip install fer[sweep]")
-    if name == "slurm" and not slurm_answers():
-        start = Path(os.environ.get("FER_SHARED", PROJECT.parent / "shared")) / "tools" / "slurm-up"
-        if os.geteuid() == 0 and start.is_file():
-            subprocess.run([start], timeout=300, check=False)
-        if not slurm_answers():
-            pytest.skip("needs SLURM: sinfo does not answer")
-    return f"hydra/launcher={name}"
 
 
 CPUS = pytest.param("cpus", marks=pytest.mark.ray)

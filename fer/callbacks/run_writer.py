@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -45,6 +45,11 @@ class RunWriter(Checkpoint):
         self._first_epoch = 0
         self._samples, self._training_seconds = 0, 0.0
 
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        with _first_rank_writes(trainer, self.folder.best_checkpoint) as writes:
+            if writes:
+                self._keep_best()  # a crash may have come between the two
+
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._started, self._first_epoch = time.perf_counter(), trainer.current_epoch
 
@@ -75,14 +80,14 @@ class RunWriter(Checkpoint):
         with _first_rank_writes(trainer, self.folder.last_checkpoint) as writes:
             if writes and self.checkpoints.error is not None:
                 raise self.checkpoints.error
-            if writes and self._is_best(metrics):
-                copy_checkpoint(self.folder.last_checkpoint, self.folder.best_checkpoint)
+            if writes:
+                self._keep_best()
 
-    def _is_best(self, metrics: Mapping[str, float]) -> bool:
-        """Whether no earlier epoch was as good on the samples held out."""
-        if "holdout/acc" not in metrics:
-            return False
-        return all(record["holdout/acc"] < metrics["holdout/acc"] for record in self.folder.records()[:-1])
+    def _keep_best(self) -> None:
+        """Copy the checkpoint of the newest epoch if no earlier one was as good on the samples held out."""
+        accuracies = [record["holdout/acc"] for record in self.folder.records() if "holdout/acc" in record]
+        if accuracies and accuracies.index(max(accuracies)) == len(accuracies) - 1:
+            copy_checkpoint(self.folder.last_checkpoint, self.folder.best_checkpoint)
 
     def _costs(self, trainer: L.Trainer, seconds: float) -> dict[str, float]:
         costs = {
