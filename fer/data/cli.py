@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 from hydra.errors import HydraException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
@@ -21,7 +22,7 @@ from fer.config import compose
 from fer.data.index import IntArray, SampleTable
 from fer.data.label_list import write_label_list
 from fer.data.noise import fingerprint, transition_counts
-from fer.data.store import ImageStore
+from fer.data.prepare import Noise, Reader, prepare, read_labels
 from fer.errors import ConfigError
 
 _OVERRIDES = "Hydra overrides as for fer-train, such as data=raf_db data.root=PATH noise=symmetric noise.ratio=0.3"
@@ -67,17 +68,15 @@ def _parser() -> argparse.ArgumentParser:
 
 def check(arguments: argparse.Namespace) -> None:
     config = _compose(arguments.overrides)
-    table = _read(config)
-    print(_summary(table))
-    _show(_counts(table, None))
-    store = ImageStore.open(
-        table,
+    table, given, store = prepare(
+        *_reader_and_noise(config),
         size=config.data.store_size,
         cache_dir=config.cache_dir if config.image_cache else None,
         on_bad_image=config.data.on_bad_image,
     )
-    given = _noisy(config, table)
-    for warning in (*table.warnings, *store.warnings, *_leaks(table)):
+    print(_summary(table))
+    _show(_counts(table, None))
+    for warning in (*table.warnings, *store.warnings, *_leaks(table, store.bad)):
         print(f"warning: {warning}")
     print(_changed(table, given))
     print(f"decoded images in {store.path}, fingerprint {store.content_fingerprint}")
@@ -85,8 +84,7 @@ def check(arguments: argparse.Namespace) -> None:
 
 def stats(arguments: argparse.Namespace) -> None:
     config = _compose(arguments.overrides)
-    table = _read(config)
-    given = _noisy(config, table)
+    table, given = read_labels(*_reader_and_noise(config))
     clean = table.labels[table.train]
     changed = bool((given != clean).any())
     print(_summary(table))
@@ -108,8 +106,7 @@ def noise(arguments: argparse.Namespace) -> None:
     if out.exists():
         raise FileExistsError(f"{out} exists and is not overwritten; remove it or choose another name")
     config = _compose(arguments.overrides)
-    table = _read(config)
-    given = _noisy(config, table)
+    table, given = read_labels(*_reader_and_noise(config))
     names = table.file_names
     write_label_list(out, [names[row] for row in table.train], given)
     print(f"{out}: {_changed(table, given)}")
@@ -133,15 +130,11 @@ def _compose(overrides: list[str]) -> DictConfig:
     return config
 
 
-def _read(config: DictConfig) -> SampleTable:
-    # Bound first and called here, so that the reader's own error arrives and not Hydra's report of it.
+def _reader_and_noise(config: DictConfig) -> tuple[Reader, Noise]:
+    # Bound here and called later, so that their own errors arrive and not Hydra's report of them.
     reader: partial[SampleTable] = instantiate(config.data.reader, _partial_=True, _convert_="all")
-    return reader()
-
-
-def _noisy(config: DictConfig, table: SampleTable) -> IntArray:
     make: partial[IntArray] = instantiate(config.noise, _convert_="all")
-    return make(table)
+    return reader, make
 
 
 def _show(grid: Table) -> None:
@@ -190,11 +183,11 @@ def _transitions(table: SampleTable, given: IntArray) -> Table:
     return grid
 
 
-def _leaks(table: SampleTable) -> list[str]:
-    """A warning about test images whose files equal a training image's byte for byte."""
+def _leaks(table: SampleTable, bad: IntArray) -> list[str]:
+    """A warning about test images whose files equal a training image's byte for byte; ``bad`` rows are not used."""
     by_size: dict[int, list[int]] = defaultdict(list)
-    for row, path in enumerate(table.paths):
-        by_size[path.stat().st_size].append(row)
+    for row in np.setdiff1d(np.arange(len(table.paths)), bad).tolist():
+        by_size[table.paths[row].stat().st_size].append(row)
     train: dict[bytes, int] = {}
     pairs: list[tuple[int, int]] = []
     for rows in by_size.values():
