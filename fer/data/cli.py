@@ -19,11 +19,12 @@ from rich.console import Console
 from rich.table import Table
 
 from fer.config import compose
-from fer.data.index import IntArray, SampleTable
+from fer.data.index import DatasetError, IntArray, SampleTable
 from fer.data.label_list import write_label_list
 from fer.data.noise import fingerprint, transition_counts
 from fer.data.prepare import Noise, Reader, prepare, read_labels
 from fer.errors import ConfigError
+from fer.paths_on_command_line import quote_foreign_paths
 
 _OVERRIDES = "Hydra overrides as for fer-train, such as data=raf_db data.root=PATH noise=symmetric noise.ratio=0.3"
 
@@ -37,6 +38,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (HydraException, OmegaConfBaseException, ConfigError) as error:
         print(f"fer-data: {_first_lines(error)}", file=sys.stderr)
         return 2
+    except DatasetError as error:
+        print(f"fer-data: {error.report()}", file=sys.stderr)
+        return 1
     except (ValueError, OSError) as error:
         print(f"fer-data: {error}", file=sys.stderr)
         return 1
@@ -122,7 +126,7 @@ def demo(arguments: argparse.Namespace) -> None:
 
 
 def _compose(overrides: list[str]) -> DictConfig:
-    config = compose(overrides)
+    config = compose(quote_foreign_paths(overrides))
     groups = ("data", "noise")
     missing = [f"{name}.{key}" for name in groups for key in config[name] if OmegaConf.is_missing(config[name], key)]
     if missing:

@@ -40,20 +40,19 @@ def refuse(table: SampleTable, faults: ImageFaults, on_bad_image: str) -> None:
     """
     stops = {row: fault for row, fault in faults.items() if on_bad_image == "error" or isinstance(fault, FileFault)}
     told: list[str] = []
-    for folder, rows in _wholly_missing(table, stops).items():
+    whole = _wholly_missing(table, stops)
+    for folder, rows in whole.items():
         archive = folder.with_suffix(".zip")
         remedy = f"unpack {archive.name} there" if archive.is_file() else "put them there"
         first = table.described(rows[0])
         told.append(f"{table.shown(folder)}: {stops[rows[0]]}, all {len(rows):,} images, first {first}; {remedy}")
-        for row in rows:
-            del stops[row]
     for row, fault in sorted(stops.items()):
-        or_skip = "" if isinstance(fault, FileFault) else ", or set data.on_bad_image=skip"
-        told.append(f"{table.described(row)}: {fault}; restore it or take it out of the data set{or_skip}")
-    if on_bad_image == "skip":
-        for split, rows in (("train", table.train.tolist()), ("test", table.test.tolist())):
-            if rows and all(row in faults and row not in stops for row in rows):
-                told.append(f"no {split} image can be decoded, first {table.described(rows[0])}: {faults[rows[0]]}")
+        if table.paths[row].parent not in whole:
+            or_skip = "" if isinstance(fault, FileFault) else ", or set data.on_bad_image=skip"
+            told.append(f"{table.described(row)}: {fault}; restore it or take it out of the data set{or_skip}")
+    for split, rows in (("train", table.train.tolist()), ("test", table.test.tolist())):
+        if rows and all(row in faults and row not in stops for row in rows):
+            told.append(f"no {split} image can be decoded, first {table.described(rows[0])}: {faults[rows[0]]}")
     if told:
         raise DatasetError(table.root, told)
 

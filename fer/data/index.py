@@ -31,12 +31,16 @@ class DatasetError(UserError):
         self.root = Path(root)
         self.faults = tuple(faults)
         self.partial = partial
-        shown = [f"  - {fault}" for fault in self.faults[:MAX_FAULTS_SHOWN]]
+        super().__init__(self.report(MAX_FAULTS_SHOWN))
+
+    def report(self, most: int | None = None) -> str:
+        """The faults in lines, at most so many; the message has ``MAX_FAULTS_SHOWN``."""
+        shown = [f"  - {fault}" for fault in self.faults[:most]]
         hidden = len(self.faults) - len(shown)
         if hidden:
-            shown.append(f"  ... and {hidden} more")
+            shown.append(f"  ... and {hidden} more; fer-data check lists them all")
         noun = "fault" if len(self.faults) == 1 else "faults"
-        super().__init__("\n".join([f"{len(self.faults)} {noun} in {self.root}:", *shown]))
+        return "\n".join([f"{len(self.faults)} {noun} in {self.root}:", *shown])
 
     def __reduce__(self) -> tuple[type[DatasetError], tuple[Path, tuple[str, ...]]]:
         """Errors of worker processes travel by pickle, which would otherwise call ``DatasetError(message)``."""
