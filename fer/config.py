@@ -79,7 +79,7 @@ def _extra_overrides(root: Any) -> dict[str, str]:
         key, _, value = override.lstrip("+").partition("=")
         changed = key.lstrip("~")
         if key == "data.root":
-            extra[key] = _last_part(value)
+            extra[key] = _last_part(value.strip("'"))
         elif key not in elsewhere and not any(changed == skip or changed.startswith(f"{skip}.") for skip in unnamed):
             extra[key] = value
     return extra

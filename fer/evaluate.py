@@ -9,6 +9,7 @@ from omegaconf import DictConfig
 
 from fer.config import CONFIG_DIR
 from fer.errors import ConfigError, reported
+from fer.paths_on_command_line import quote_paths
 from fer.runs import RunFolder
 from fer.terminal import log_to_terminal
 
@@ -45,6 +46,7 @@ def _on_this_machine(config: dict[str, Any], cfg: DictConfig) -> dict[str, Any]:
 
 def main() -> None:
     """Exit status 0; 2 for a folder that holds no finished run."""
+    quote_paths("run", "data_root", "cache_dir")
     _evaluate()
 
 

@@ -142,7 +142,7 @@ def train(config: Config, folder: RunFolder) -> dict[str, Any] | None:
         if not trainer.is_global_zero:
             return None
         memorised = predictions.memorisation(datamodule.train, predicted["train"])
-        result = run_result(config, folder.records(), test, memorised)
+        result = run_result(config, folder.records(), test, memorised, datamodule.skipped)
         result["seconds"] = time.time() - started
         columns = predictions.header(predicted, method.class_names)
         folder.write_table(folder.predictions_file, columns, predictions.rows(predicted, datamodule))

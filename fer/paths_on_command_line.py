@@ -1,9 +1,13 @@
-"""Paths with spaces, commas, brackets or ``=`` in them on a command line that Hydra reads."""
+"""Paths with spaces, commas, brackets, ``=`` or letters beyond ASCII in them on a command line that Hydra reads."""
 
 from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Sequence
+
+_PATHS_OF_A_RUN = ("data.root", "noise.path", "cache_dir", "output_dir", "backbone.weights")
+_FOREIGN = re.compile(r"[^\x20-\x7e]|[!#&;<=>^`~]")
 
 
 def quote_paths(*keys: str) -> None:
@@ -12,6 +16,22 @@ def quote_paths(*keys: str) -> None:
     The shell has taken off the user's own by then. A list, ``[a,b]``, and ``null`` stay as they are.
     """
     sys.argv[1:] = [_quoted(argument, keys) for argument in sys.argv[1:]]
+
+
+def quote_foreign_paths(arguments: Sequence[str]) -> list[str]:
+    """The arguments of a training with quotes around paths that Hydra could not read at all.
+
+    Others stay as they are, since commas and brackets make a sweep, and a path in quotes is another one to it.
+    """
+    return [
+        _quoted(argument, _PATHS_OF_A_RUN) if _is_foreign(argument.partition("=")[2]) else argument
+        for argument in arguments
+    ]
+
+
+def _is_foreign(value: str) -> bool:
+    in_quotes = len(value) > 1 and value[0] == value[-1] and value[0] in "'\""
+    return bool(_FOREIGN.search(value)) and "," not in value and not in_quotes
 
 
 def _quoted(argument: str, keys: tuple[str, ...]) -> str:

@@ -15,6 +15,7 @@ def run_result(
     records: Sequence[Record],
     test: Mapping[str, float] | None,
     memorisation: Mapping[str, float],
+    skipped: Mapping[str, int],
 ) -> dict[str, Any]:
     """What ``result.json`` holds.
 
@@ -23,6 +24,7 @@ def run_result(
         records: one per epoch, oldest first, at least one.
         test: metrics of the one test under ``holdout``; ``None`` under ``last5``, where every epoch was tested.
         memorisation: shares of the wrong labels, measured on the finished network without augmentation.
+        skipped: images of each split that were left out because they cannot be decoded.
 
     Returns:
         ``metrics`` is the headline: under ``last5`` (EAC's and SCN's protocol) the mean over the last five epochs,
@@ -49,6 +51,7 @@ def run_result(
         result["selected_epoch"] = {"epoch": selected["epoch"], **_with_prefix(selected, "holdout/")}
     result["last_epoch"] = dict(records[-1])
     result["after_training"] = dict(memorisation)
+    result["skipped_images"] = dict(skipped)
     return result
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
@@ -10,6 +12,7 @@ from omegaconf import DictConfig
 from fer import launch, resources, sweep
 from fer.config import CONFIG_DIR
 from fer.errors import reported
+from fer.paths_on_command_line import quote_foreign_paths
 from fer.reporting.run_summary import print_run
 from fer.terminal import log_to_terminal
 
@@ -33,6 +36,7 @@ def _train(cfg: DictConfig) -> float | None:
 def main() -> None:
     """Exit status 0; 1 when a run fails; 2 for what cannot be used as it is; 130 after Ctrl-C, 143 after SIGTERM."""
     resources.register()
+    sys.argv[1:] = quote_foreign_paths(sys.argv[1:])
     with sweep.summarised():
         _train()
 

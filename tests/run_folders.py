@@ -59,7 +59,7 @@ def _write_outcome(folder: Path, config: Mapping[str, Any], accuracy: float) -> 
         if memorisation:
             record["train/memorized"] = epoch / 10 + config["seed"] / 100
         records.append(record)
-    result = run_result(config, records, None if is_last5 else _metrics("test", accuracy), memorisation)
+    result = run_result(config, records, None if is_last5 else _metrics("test", accuracy), memorisation, {})
     (folder / "result.json").write_text(json.dumps(result))
     (folder / "records.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
 

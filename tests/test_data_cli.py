@@ -48,10 +48,36 @@ def test_check_fails_with_every_undecodable_image(
     assert main(["check", *overrides]) == 1
     message = capsys.readouterr().err
     assert "2 faults" in message
-    assert str(root / "train/calm/1.png") in message
-    assert str(root / "test/joy/0.png") in message
+    assert f"in {root}" in message
+    assert "train/calm/1.png: not an image" in message
+    assert "test/joy/0.png: not an image" in message
     assert main(["check", *overrides, "data.on_bad_image=skip"]) == 0
-    assert "warning: 2 images cannot be decoded" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "warning: 2 images cannot be decoded" in printed
+    assert "also training images" not in printed, "what is left out cannot leak"
+
+
+def test_check_lists_more_faults_than_a_message_holds(
+    root: Path, overrides: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in range(30):
+        (root / f"train/calm/{number}.png").write_bytes(b"")
+    assert main(["check", *overrides]) == 1
+    message = capsys.readouterr().err
+    assert message.count(".png: empty") == 30
+    assert "... and" not in message
+
+
+def test_a_path_may_hold_blanks_and_any_letters(
+    root: Path, overrides: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    moved = root.rename(root.with_name("Größe 1 (日本) =#"))
+    (moved / "train" / "joy").rename(moved / "train" / "être né")
+    (moved / "test" / "joy").rename(moved / "test" / "être né")
+    assert main(["check", *overrides, f"data.root={moved}"]) == 0
+    printed = capsys.readouterr().out
+    assert f"folder in {moved}: 12 training and 4 test images, 2 classes" in printed
+    assert "être né" in printed
 
 
 def test_check_warns_of_test_images_that_are_training_images(

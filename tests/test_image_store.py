@@ -23,6 +23,7 @@ from fer.data import store as store_module
 from fer.data.decode import ImageFault, decode
 from fer.data.index import DatasetError, SampleTable
 from fer.data.store import ImageStore
+from fer.errors import ConfigError
 
 SIZE = 16
 
@@ -209,8 +210,8 @@ def test_all_bad_images_come_in_one_report(faces: Path, cache: Path) -> None:
         with pytest.raises(DatasetError) as caught:
             open_store(faces, cache)
         assert len(caught.value.faults) == 2
-        assert f"{faces / '1.png'}: cannot be decoded" in caught.value.faults[0]
-        assert f"{faces / '2.png'}: not an image in a known format" in caught.value.faults[1]
+        assert caught.value.faults[0].startswith("1.png: cannot be decoded")
+        assert caught.value.faults[1].startswith("2.png: not an image in a known format")
         assert "data.on_bad_image=skip" in caught.value.faults[1]
 
 
@@ -228,7 +229,7 @@ def test_skipped_images_are_listed_and_the_others_stay(faces: Path, cache: Path)
 def test_a_file_that_vanished_is_named(faces: Path, cache: Path) -> None:
     table = table_of(faces)
     (faces / "3.png").unlink()
-    with pytest.raises(DatasetError, match=r"3\.png: cannot be read"):
+    with pytest.raises(DatasetError, match=r"3\.png: missing"):
         ImageStore.open(table, size=SIZE, cache_dir=cache)
 
 
@@ -301,6 +302,7 @@ from pathlib import Path
 import numpy as np
 from fer.data.index import SampleTable
 from fer.data import store
+from fer.errors import ConfigError
 built, create = [], store._create
 store._create = lambda *arguments: (built.append(1), create(*arguments))
 root, cache, limit = Path(sys.argv[1]), sys.argv[2] or None, int(sys.argv[3])
@@ -313,7 +315,7 @@ table = SampleTable("files", root, paths, np.zeros(rows, int), np.arange(rows) >
 try:
     opened = store.ImageStore.open(table, size=16, cache_dir=cache)
     print(opened.content_fingerprint, len(built), opened.path)
-except OSError as error:
+except ConfigError as error:
     print(error)
 """
 
@@ -364,7 +366,7 @@ def test_a_full_disk_is_explained_and_leaves_nothing_behind(faces: Path, cache: 
 
 def test_a_cache_folder_that_cannot_be_made_is_explained(faces: Path, cache: Path) -> None:
     cache.write_text("a file")
-    with pytest.raises(OSError, match="cannot write the image store"):
+    with pytest.raises(ConfigError, match="cannot write the image store"):
         open_store(faces, cache)
 
 

@@ -222,7 +222,7 @@ def test_all_faults_of_a_list_come_in_one_report_with_their_lines(tmp_path: Path
         "line 4: train_99999.jpg is not an image of",
         "line 5: 'train_00003.jpg' is one column",
         "line 6: test_00006.jpg is a test image with label 6, the list says 2; test labels are never changed",
-        "no line for 3 of 5 training images, first train_00003.jpg",
+        "no line for 2 of 5 training images, first train_00004.jpg",
     ):
         assert expected in faults
     assert len(caught.value.faults) == 6
@@ -235,6 +235,14 @@ def test_a_relative_list_is_found_in_the_data_set(tmp_path: Path) -> None:
     assert noise.file(table, path="noise01.txt").tolist() == [2, 2]
     with pytest.raises(DatasetError, match=r"noise09\.txt: no such file; set noise\.path"):
         noise.file(table, path="noise09.txt")
+
+
+def test_a_list_that_is_not_text_is_one_fault(tmp_path: Path) -> None:
+    path = tmp_path / "list.txt"
+    path.write_bytes("train_00001.jpg 1".encode("utf-16"))
+    with pytest.raises(DatasetError) as caught:
+        noise.file(table_of([0, 1], test=1), path=path)
+    assert [fault.partition(";")[0] for fault in caught.value.faults] == [f"{path}: not UTF-8 text"]
 
 
 @pytest.fixture(scope="module")

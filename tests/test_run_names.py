@@ -13,11 +13,13 @@ from random import Random
 import pytest
 from conftest import PROJECT
 from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import DictConfig, OmegaConf
 
 from fer.config import CONFIG_DIR, run_name
+from fer.paths_on_command_line import quote_foreign_paths
 
 UNNAMED = ["output_dir", "cache_dir", "data.root", "logger", "trainer.accelerator"]
 LONG = ["+optim.optimizer.betas=[0.8,0.95]", "augment.erase_aspect=[0.25,4.0]", "+trainer.gradient_clip_val=0.125"]
@@ -110,6 +112,27 @@ def test_data_is_known_by_the_name_of_its_folder() -> None:
     here, moved, other = (run_dir("data=raf_db", f"data.root={path}") for path in ("/a/faces/", "b/faces", "/a/others"))
     assert here == moved == "raf_db/eac-resnet18-none-lam5-data.root@faces/seed0"
     assert other == "raf_db/eac-resnet18-none-lam5-data.root@others/seed0"
+    commands = [quote_foreign_paths(["data=raf_db", f"data.root={path}"]) for path in ("/größe/faces", "b/faces")]
+    assert {run_dir(*command) for command in commands} == {here}
+
+
+@settings(max_examples=60)
+@given(
+    st.text(st.sampled_from("ab1 =(){}'\"\\/$:#*?%@~"), max_size=9),
+    st.sampled_from("ü日=#"),
+    st.text(st.sampled_from("ab1 /"), max_size=4),
+)
+def test_a_training_reads_paths_of_any_letters_as_they_were_typed(before: str, foreign: str, after: str) -> None:
+    path = f"{before}{foreign}{after}".strip()
+    (argument,) = quote_foreign_paths([f"data.root={path}"])
+    assert OmegaConf.create({"root": OverridesParser.create().parse_override(argument).value()}).root == path
+
+
+@pytest.mark.parametrize(
+    "argument", ["data.root=a b/c", "data.root=ü,b", "data.root='ü'", "noise.path=[ü]", "method.lam=ü", "data=raf_db"]
+)
+def test_what_hydra_reads_or_makes_a_sweep_of_is_left_alone(argument: str) -> None:
+    assert quote_foreign_paths([argument]) == [argument]
 
 
 def test_long_names_are_cut_and_stay_the_same_between_processes(tmp_path: Path) -> None:

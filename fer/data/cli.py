@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 from hydra.errors import HydraException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
@@ -18,11 +19,12 @@ from rich.console import Console
 from rich.table import Table
 
 from fer.config import compose
-from fer.data.index import IntArray, SampleTable
+from fer.data.index import DatasetError, IntArray, SampleTable
 from fer.data.label_list import write_label_list
 from fer.data.noise import fingerprint, transition_counts
-from fer.data.store import ImageStore
+from fer.data.prepare import Noise, Reader, prepare, read_labels
 from fer.errors import ConfigError
+from fer.paths_on_command_line import quote_foreign_paths
 
 _OVERRIDES = "Hydra overrides as for fer-train, such as data=raf_db data.root=PATH noise=symmetric noise.ratio=0.3"
 
@@ -36,6 +38,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (HydraException, OmegaConfBaseException, ConfigError) as error:
         print(f"fer-data: {_first_lines(error)}", file=sys.stderr)
         return 2
+    except DatasetError as error:
+        print(f"fer-data: {error.report()}", file=sys.stderr)
+        return 1
     except (ValueError, OSError) as error:
         print(f"fer-data: {error}", file=sys.stderr)
         return 1
@@ -67,17 +72,15 @@ def _parser() -> argparse.ArgumentParser:
 
 def check(arguments: argparse.Namespace) -> None:
     config = _compose(arguments.overrides)
-    table = _read(config)
-    print(_summary(table))
-    _show(_counts(table, None))
-    store = ImageStore.open(
-        table,
+    table, given, store = prepare(
+        *_reader_and_noise(config),
         size=config.data.store_size,
         cache_dir=config.cache_dir if config.image_cache else None,
         on_bad_image=config.data.on_bad_image,
     )
-    given = _noisy(config, table)
-    for warning in (*table.warnings, *store.warnings, *_leaks(table)):
+    print(_summary(table))
+    _show(_counts(table, None))
+    for warning in (*table.warnings, *store.warnings, *_leaks(table, store.bad)):
         print(f"warning: {warning}")
     print(_changed(table, given))
     print(f"decoded images in {store.path}, fingerprint {store.content_fingerprint}")
@@ -85,8 +88,7 @@ def check(arguments: argparse.Namespace) -> None:
 
 def stats(arguments: argparse.Namespace) -> None:
     config = _compose(arguments.overrides)
-    table = _read(config)
-    given = _noisy(config, table)
+    table, given = read_labels(*_reader_and_noise(config))
     clean = table.labels[table.train]
     changed = bool((given != clean).any())
     print(_summary(table))
@@ -108,8 +110,7 @@ def noise(arguments: argparse.Namespace) -> None:
     if out.exists():
         raise FileExistsError(f"{out} exists and is not overwritten; remove it or choose another name")
     config = _compose(arguments.overrides)
-    table = _read(config)
-    given = _noisy(config, table)
+    table, given = read_labels(*_reader_and_noise(config))
     names = table.file_names
     write_label_list(out, [names[row] for row in table.train], given)
     print(f"{out}: {_changed(table, given)}")
@@ -125,7 +126,7 @@ def demo(arguments: argparse.Namespace) -> None:
 
 
 def _compose(overrides: list[str]) -> DictConfig:
-    config = compose(overrides)
+    config = compose(quote_foreign_paths(overrides))
     groups = ("data", "noise")
     missing = [f"{name}.{key}" for name in groups for key in config[name] if OmegaConf.is_missing(config[name], key)]
     if missing:
@@ -133,15 +134,11 @@ def _compose(overrides: list[str]) -> DictConfig:
     return config
 
 
-def _read(config: DictConfig) -> SampleTable:
-    # Bound first and called here, so that the reader's own error arrives and not Hydra's report of it.
+def _reader_and_noise(config: DictConfig) -> tuple[Reader, Noise]:
+    # Bound here and called later, so that their own errors arrive and not Hydra's report of them.
     reader: partial[SampleTable] = instantiate(config.data.reader, _partial_=True, _convert_="all")
-    return reader()
-
-
-def _noisy(config: DictConfig, table: SampleTable) -> IntArray:
     make: partial[IntArray] = instantiate(config.noise, _convert_="all")
-    return make(table)
+    return reader, make
 
 
 def _show(grid: Table) -> None:
@@ -190,11 +187,11 @@ def _transitions(table: SampleTable, given: IntArray) -> Table:
     return grid
 
 
-def _leaks(table: SampleTable) -> list[str]:
-    """A warning about test images whose files equal a training image's byte for byte."""
+def _leaks(table: SampleTable, bad: IntArray) -> list[str]:
+    """A warning about test images whose files equal a training image's byte for byte; ``bad`` rows are not used."""
     by_size: dict[int, list[int]] = defaultdict(list)
-    for row, path in enumerate(table.paths):
-        by_size[path.stat().st_size].append(row)
+    for row in np.setdiff1d(np.arange(len(table.paths)), bad).tolist():
+        by_size[table.paths[row].stat().st_size].append(row)
     train: dict[bytes, int] = {}
     pairs: list[tuple[int, int]] = []
     for rows in by_size.values():

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import stat
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +13,32 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 MAX_PIXELS = 80_000_000
 _ORIENTATION = 0x0112
+_BROKEN_READ = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT}
 
 
 class ImageFault(ValueError):
     """An image file that gives no pixels; the message says why, without naming the file."""
+
+
+class FileFault(ImageFault):
+    """A file that is not there or cannot be read now: nothing is known of the image that it should hold."""
+
+
+def file_state(path: Path) -> os.stat_result:
+    """Size, times and so on of a regular file, or of the one that a link leads to.
+
+    Raises:
+        FileFault: there is none.
+    """
+    try:
+        state = path.stat()
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise FileFault("a link that leads to no file" if path.is_symlink() else "missing") from error
+    except OSError as error:
+        raise FileFault(f"cannot be read ({error.strerror})") from error
+    if not stat.S_ISREG(state.st_mode):  # to open a pipe would wait for ever
+        raise FileFault("a folder" if stat.S_ISDIR(state.st_mode) else "not a file but a device or a pipe")
+    return state
 
 
 def decode(path: Path) -> Image.Image:
@@ -23,10 +48,17 @@ def decode(path: Path) -> Image.Image:
     a camera is applied, and of several frames the first is taken.
 
     Raises:
-        ImageFault: the file is missing, damaged, no image, or has more than ``MAX_PIXELS`` pixels.
+        FileFault: the file is missing or cannot be read.
+        ImageFault: it is empty, damaged, no image, or has more than ``MAX_PIXELS`` pixels.
     """
+    if not file_state(path).st_size:
+        raise ImageFault("empty")
     try:
-        with Image.open(path) as image:
+        stream = path.open("rb")
+    except OSError as error:
+        raise FileFault(f"cannot be read ({error.strerror})") from error
+    try:
+        with stream, Image.open(stream) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise ImageFault(f"{image.width} x {image.height} pixels are more than the allowed {MAX_PIXELS:,}")
             return _to_rgb(image)
@@ -36,7 +68,11 @@ def decode(path: Path) -> Image.Image:
         raise ImageFault("not an image in a known format") from error
     except Image.DecompressionBombError as error:
         raise ImageFault(f"more than the allowed {MAX_PIXELS:,} pixels") from error
+    except MemoryError as error:
+        raise FileFault("cannot be decoded for want of memory") from error
     except Exception as error:  # PIL's decoders raise many kinds on damaged files
+        if isinstance(error, OSError) and error.errno in _BROKEN_READ:
+            raise FileFault(f"cannot be read ({error.strerror})") from error
         raise ImageFault(f"cannot be decoded ({' '.join(str(error).split()) or type(error).__name__})") from error
 
 

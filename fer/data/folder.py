@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ def read(root: str | Path) -> SampleTable:
     files are their paths below ``root`` (``train/happy/001.jpg``).
 
     Raises:
-        DatasetError: with every fault of the tree and of its files.
+        DatasetError: with every fault of the tree.
     """
     root = Path(root).expanduser()
     if not root.is_dir():
@@ -41,26 +42,29 @@ def read(root: str | Path) -> SampleTable:
     for split, names in classes.items():
         for name in names:
             folder = Path(split, name)
-            files = image_files(root / folder)
+            try:
+                files = image_files(root / folder)
+            except OSError as error:
+                faults.append(f"{folder}: cannot be read ({error.strerror}); mend it or remove it")
+                continue
             if not files:
                 faults.append(f"{folder}: no image; put images of this class there ({_suffixes()}) or remove it")
-            faults += [
-                f"{folder / file}: empty; copy the image again or remove it" for file, size in files.items() if not size
-            ]
             paths += [root / folder / file for file in files]
             labels += [class_names.index(name)] * len(files)
             is_train += [split == "train"] * len(files)
-    if faults:
-        raise DatasetError(root, faults)
-    return SampleTable(
+    table = SampleTable(
         name="folder",
         root=root,
         paths=tuple(paths),
         labels=np.array(labels, dtype=np.int64),
         is_train=np.array(is_train, dtype=np.bool_),
         class_names=tuple(class_names),
-        warnings=tuple(_unread(root)),
+        warnings=() if faults else tuple(_unread(root)),
+        partial=bool(faults),
     )
+    if faults:
+        raise DatasetError(root, faults, table)
+    return table
 
 
 def _suffixes() -> str:
@@ -68,7 +72,16 @@ def _suffixes() -> str:
 
 
 def _folders(parent: Path) -> list[str]:
-    return sorted(entry.name for entry in parent.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    with os.scandir(parent) as entries:
+        return sorted(entry.name for entry in entries if not entry.name.startswith(".") and _is_folder(entry))
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    """Also of a link that leads nowhere and is no image's: reading it as a class folder tells what is wrong."""
+    if not entry.is_symlink():
+        return entry.is_dir()
+    path = Path(entry)
+    return path.is_dir() or not (path.exists() or path.suffix.lower() in IMAGE_SUFFIXES)
 
 
 def _compare(train: list[str], test: list[str]) -> list[str]:

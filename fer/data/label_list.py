@@ -18,41 +18,47 @@ class Entry(NamedTuple):
     line: int
     name: str
     label: int
-    """0..K-1, or -1 where the line's label is faulty."""
+    """0..K-1, or -1 where the line's label is missing or faulty."""
 
 
-def read_label_list(path: Path, class_names: Sequence[str]) -> tuple[list[Entry], list[str]]:
-    """Entries in file order, and every fault with its line number.
+def read_label_list(path: Path, class_names: Sequence[str], shown: str | None = None) -> tuple[list[Entry], list[str]]:
+    """Entries in file order, and every fault with its line number; of a file that is no text one fault and no entry.
 
     Labels count from 1 in the file and from 0 in the entries. A byte order mark, Windows line ends, surrounding
-    blanks and blank lines are accepted; a name may hold blanks, since the label is what follows the last one.
+    blanks and blank lines are accepted; a name may hold blanks, since the label is what follows the last one. Faults
+    call the file ``shown``, by default its name.
     """
+    shown = shown or path.name
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError:
-        return [], [f"{path.name}: not UTF-8 text; save it as plain text in UTF-8"]
+        text = "\0"
     except OSError as error:
-        return [], [f"{path.name}: cannot be read ({error.strerror}); check {path}"]
+        return [], [f"{shown}: cannot be read ({error.strerror}); check {path}"]
+    if "\0" in text:  # some UTF-16 is also UTF-8
+        return [], [f"{shown}: not UTF-8 text; save it as plain text in UTF-8"]
     entries: list[Entry] = []
     faults: list[str] = []
     first_line: dict[str, int] = {}
     # Not str.splitlines, which also splits at characters that may stand in a file name.
     for number, raw in enumerate(text.replace("\r\n", "\n").replace("\r", "\n").split("\n"), start=1):
-        where = f"{path.name}, line {number}"
+        where = f"{shown}, line {number}"
         columns = raw.strip().rsplit(maxsplit=1)
         if not columns:
             continue
+        name, label = columns[0], -1
         if len(columns) == 1:
-            faults.append(f"{where}: '{columns[0]}' is one column; write the file name, a blank and the label")
-            continue
-        name, label_text = columns
-        label = _label(label_text, len(class_names))
-        if label < 0:
-            names = ", ".join(f"{number} {name}" for number, name in enumerate(class_names, start=1))
-            faults.append(
-                f"{where}: label '{label_text}' of {name} is not one of 1..{len(class_names)}; labels count from 1 "
-                f"({names})"
-            )
+            faults.append(f"{where}: '{name}' is one column; write the file name, a blank and the label")
+            if _INTEGER.fullmatch(name):
+                continue  # the name is what is missing
+        else:
+            label = _label(columns[1], len(class_names))
+            if label < 0:
+                names = ", ".join(f"{number} {name}" for number, name in enumerate(class_names, start=1))
+                faults.append(
+                    f"{where}: label '{columns[1]}' of {name} is not one of 1..{len(class_names)}; labels count from "
+                    f"1 ({names})"
+                )
         if name in first_line:
             faults.append(f"{where}: {name} was already listed in line {first_line[name]}; remove one of the two lines")
             continue

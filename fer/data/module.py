@@ -1,4 +1,4 @@
-"""The LightningDataModule: reads the table, applies the noise, opens the image store, serves uint8 batches."""
+"""The LightningDataModule: a data set with its noise, served as uint8 batches."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from fer.batch import Batch
 from fer.data.index import BoolArray, IntArray, SampleTable
+from fer.data.prepare import prepare
 from fer.data.samplers import RankBatches
 from fer.data.store import ImageStore
 
@@ -121,10 +122,8 @@ class FaceDataModule(L.LightningDataModule):
     def setup(self, stage: str | None = None) -> None:
         if hasattr(self, "table"):
             return
-        self.table = self.read()
-        given = self.noise(self.table)
-        self.store = ImageStore.open(
-            self.table, size=self.store_size, cache_dir=self.cache_dir, on_bad_image=self.on_bad_image
+        self.table, given, self.store = prepare(
+            self.read, self.noise, size=self.store_size, cache_dir=self.cache_dir, on_bad_image=self.on_bad_image
         )
         for warning in (*self.table.warnings, *self.store.warnings):
             log.warning("%s", warning)
@@ -133,6 +132,12 @@ class FaceDataModule(L.LightningDataModule):
         test = np.setdiff1d(self.table.test, self.store.bad)
         self.test = self._dataset(test, self.table.labels[test])
         self.fit_rows, self.holdout_rows = self._split_holdout()
+
+    @property
+    def skipped(self) -> dict[str, int]:
+        """How many images of each split are left out because they cannot be decoded."""
+        train = int(self.table.is_train[self.store.bad].sum())
+        return {"train": train, "test": len(self.store.bad) - train}
 
     @property
     def evaluation_name(self) -> str:

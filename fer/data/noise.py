@@ -127,19 +127,22 @@ def file(table: SampleTable, *, path: str | Path, ratio: None = None, seed: None
     if ratio is not None or seed is not None:
         raise ValueError("noise=file takes the labels from noise.path: leave noise.ratio and noise.seed out")
     path = _find(Path(path).expanduser(), table.root)
-    entries, faults = read_label_list(path, table.class_names)
+    shown = str(table.shown(path))
+    entries, faults = read_label_list(path, table.class_names, shown)
+    if faults and not entries:
+        raise DatasetError(path, faults)
     row_of = {name: row for row, name in enumerate(table.file_names)}
     labels = table.labels.copy()
     listed = np.zeros(len(labels), dtype=np.bool_)
     for entry in entries:
-        where = f"{path.name}, line {entry.line}"
+        where = f"{shown}, line {entry.line}"
         row = row_of.get(entry.name)
         if row is None:
             faults.append(f"{where}: {entry.name} is not an image of {table.root}; remove the line")
         elif table.is_train[row]:
             labels[row] = entry.label
             listed[row] = True
-        elif entry.label not in (-1, table.labels[row]):
+        elif -1 not in (entry.label, table.labels[row]) and entry.label != table.labels[row]:
             faults.append(
                 f"{where}: {entry.name} is a test image with label {table.labels[row] + 1}, the list says "
                 f"{entry.label + 1}; test labels are never changed: remove the lines of test images"
@@ -147,7 +150,7 @@ def file(table: SampleTable, *, path: str | Path, ratio: None = None, seed: None
     absent = table.train[~listed[table.train]]
     if len(absent):
         faults.append(
-            f"{path.name}: no line for {len(absent):,} of {len(table.train):,} training images, first "
+            f"{shown}: no line for {len(absent):,} of {len(table.train):,} training images, first "
             f"{table.file_names[absent[0]]}; add them with their labels"
         )
     if faults:

@@ -28,8 +28,11 @@ def read(root: str | Path, *, expected: Sequence[int] | None = (12271, 3068)) ->
     Source: Li, Deng and Du, "Reliable Crowdsourcing and Deep Locality-Preserving Learning for Expression Recognition
     in the Wild", CVPR 2017.
 
+    The table is sorted, training images first, by the number in their names, as the published list is: another order
+    of its lines changes nothing.
+
     Raises:
-        DatasetError: with every fault of the list and of the image files.
+        DatasetError: with every fault of the list.
     """
     root = _find(Path(root).expanduser())
     entries, faults = read_label_list(root / LIST, CLASS_NAMES)
@@ -42,23 +45,27 @@ def read(root: str | Path, *, expected: Sequence[int] | None = (12271, 3068)) ->
             )
         else:
             rows.append(entry)
+    rows.sort(key=lambda row: (not row.name.startswith("train_"), len(row.name), row.name))
     is_train = np.array([row.name.startswith("train_") for row in rows], dtype=np.bool_)
     for split, count in (("train", int(is_train.sum())), ("test", int((~is_train).sum()))):
-        if count == 0:
+        if count == 0 and (entries or not faults):
             faults.append(f"{LIST.name}: no {split}_... line; use the complete list")
-    warnings = _check_images(root, rows, faults)
-    if faults:
-        raise DatasetError(root, faults)
-    return SampleTable(
+    paths = tuple(root / IMAGES / _image_name(row.name) for row in rows)
+    table = SampleTable(
         name="raf_db",
         root=root,
-        paths=tuple(root / IMAGES / _image_name(row.name) for row in rows),
+        paths=paths,
         labels=np.array([row.label for row in rows], dtype=np.int64),
         is_train=is_train,
         class_names=CLASS_NAMES,
         names=tuple(row.name for row in rows),
-        warnings=(*warnings, *_check_counts(rows, is_train, expected)),
+        places=tuple(f"{LIST.name}, line {row.line}" for row in rows),
+        warnings=(*_unlisted(root / IMAGES, paths), *_check_counts(rows, is_train, expected)),
+        partial=bool(faults),
     )
+    if faults:
+        raise DatasetError(root, faults, table)
+    return table
 
 
 def _find(root: Path) -> Path:
@@ -82,26 +89,16 @@ def _image_name(name: str) -> str:
     return f"{stem}_aligned{suffix}"
 
 
-def _check_images(root: Path, rows: Sequence[Entry], faults: list[str]) -> list[str]:
-    """Append the faults of the image files that the list names; warnings about those that it does not name."""
-    folder = root / IMAGES
-    if not folder.is_dir():
-        hint = "unpack aligned.zip there" if folder.with_suffix(".zip").is_file() else "unpack the aligned faces there"
-        faults.append(f"{IMAGES}: missing; {hint}")
+def _unlisted(folder: Path, paths: Sequence[Path]) -> list[str]:
+    """A warning about images that the list does not name."""
+    try:
+        unlisted = set(image_files(folder)) - {path.name for path in paths}
+    except OSError:
+        return []  # what the list names there cannot be read either, which is told of every image
+    if not unlisted:
         return []
-    sizes = image_files(folder)
-    for row in rows:
-        name = _image_name(row.name)
-        size = sizes.pop(name, None)
-        if size is None:
-            faults.append(
-                f"{IMAGES / name}: missing, named in {LIST.name}, line {row.line}; restore the image or remove the line"
-            )
-        elif size == 0:
-            faults.append(f"{IMAGES / name}: empty ({LIST.name}, line {row.line}); unpack the image again")
-    if not sizes:
-        return []
-    return [f"{len(sizes):,} images in {IMAGES} are not named in {LIST.name} and are not used, first {min(sizes)}"]
+    first = min(unlisted)
+    return [f"{len(unlisted):,} images in {IMAGES} are not named in {LIST.name} and are not used, first {first}"]
 
 
 def _check_counts(rows: Sequence[Entry], is_train: BoolArray, expected: Sequence[int] | None) -> list[str]:

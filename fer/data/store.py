@@ -22,8 +22,10 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from fer.data.decode import ImageFault, decode, pixels
-from fer.data.index import DatasetError, IntArray, SampleTable
+from fer.data.decode import FileFault, ImageFault, decode, file_state, pixels
+from fer.data.image_faults import find_faults, refuse
+from fer.data.index import IntArray, SampleTable
+from fer.errors import ConfigError
 
 log = logging.getLogger(__name__)
 
@@ -65,32 +67,36 @@ class ImageStore:
         default one per core. Without ``cache_dir`` the store lies in a temporary folder until this process ends.
 
         Raises:
-            DatasetError: with every image that cannot be decoded, or if skipping them leaves a split empty.
-            OSError: the cache folder cannot be written or the disk is full.
+            DatasetError: with every file that is missing or cannot be read and every image that cannot be decoded, or
+                if skipping these leaves a split empty.
+            ConfigError: the cache folder cannot be written or the disk is full.
         """
         if on_bad_image not in ("error", "skip"):
             raise ValueError(f"data.on_bad_image must be 'error' or 'skip', got {on_bad_image!r}")
         if isinstance(size, bool) or not isinstance(size, int) or size < 1:
             raise ValueError(f"data.store_size must be a whole number of pixels from 1 on, got {size!r}")
+        key, missing = _key(table, size)
+        if missing:
+            refuse(table, find_faults(table, workers) | missing, on_bad_image)
         folder = _temporary_folder() if cache_dir is None else Path(cache_dir).expanduser()
-        path = folder / f"{table.name}-{size}px-{_key(table, size)[:24]}.npy"
+        path = folder / f"{table.name}-{size}px-{key[:24]}.npy"
         shape = (len(table.paths), 3, size, size)
         opened = _load(path, shape)
         if opened is None:
             with _only_builder_of(path):
                 opened = _load(path, shape)  # another process may have made it meanwhile
                 if opened is None:
-                    _create(path, table, size, workers or len(os.sched_getaffinity(0)))
+                    _create(path, table, size, workers or len(os.sched_getaffinity(0)), on_bad_image)
                     opened = _load(path, shape)
         if opened is None:
             raise OSError(f"the image store {path} was just written and cannot be read back; delete it and try again")
         images, facts = opened
-        faults: dict[int, str] = {int(row): reason for row, reason in facts["bad"].items()}
+        faults = {int(row): ImageFault(reason) for row, reason in facts["bad"].items()}
+        refuse(table, faults, on_bad_image)
         bad = np.array(sorted(faults), dtype=np.int64)
-        _check_bad(table, faults, on_bad_image)
         warnings: list[str] = []
         if len(bad):
-            warnings.append(f"{len(bad):,} images cannot be decoded and are left out, first {table.paths[bad[0]]}")
+            warnings.append(f"{len(bad):,} images cannot be decoded and are left out, first {table.described(bad[0])}")
         if facts["resized"]:
             warnings.append(
                 f"{facts['resized']:,} of {len(table.paths):,} images are not {size} x {size} pixels and were resized"
@@ -106,33 +112,23 @@ def _reopen(path: Path, content: str, bad: IntArray, warnings: tuple[str, ...]) 
     return ImageStore(path, np.load(path, mmap_mode="r"), content, bad, warnings)
 
 
-def _check_bad(table: SampleTable, faults: dict[int, str], on_bad_image: str) -> None:
-    if not faults:
-        return
-    if on_bad_image == "error":
-        remedy = "replace it or take it out of the data set, or set data.on_bad_image=skip"
-        raise DatasetError(table.root, [f"{table.paths[row]}: {reason}; {remedy}" for row, reason in faults.items()])
-    for split, rows in (("train", table.train), ("test", table.test)):
-        if len(rows) and all(int(row) in faults for row in rows):
-            first = faults[int(rows[0])]
-            raise DatasetError(table.root, [f"no {split} image can be decoded, first {table.paths[rows[0]]}: {first}"])
+def _key(table: SampleTable, size: int) -> tuple[str, dict[int, ImageFault]]:
+    """SHA-256 over what decides the pixels: format, size, and each file's name, bytes and time of change.
 
-
-def _key(table: SampleTable, size: int) -> str:
-    """SHA-256 over what decides the pixels: format, size, and each file's name, bytes and time of change."""
+    Returns:
+        The sum, and the faults of files that are not there.
+    """
     digest = hashlib.sha256(json.dumps([FORMAT, size, len(table.paths)]).encode())
     prefix = f"{table.root}{os.sep}"
-    faults: list[str] = []
-    for path in table.paths:
+    missing: dict[int, ImageFault] = {}
+    for row, path in enumerate(table.paths):
         try:
-            state = path.stat()
-        except OSError as error:
-            faults.append(f"{path}: cannot be read ({error.strerror}); restore it")
+            state = file_state(path)
+        except FileFault as fault:
+            missing[row] = fault
             continue
         digest.update(json.dumps([str(path).removeprefix(prefix), state.st_size, state.st_mtime_ns]).encode())
-    if faults:
-        raise DatasetError(table.root, faults)
-    return digest.hexdigest()
+    return digest.hexdigest(), missing
 
 
 def _load(path: Path, shape: tuple[int, ...]) -> tuple[NDArray[np.uint8], dict[str, Any]] | None:
@@ -191,12 +187,13 @@ def _only_builder_of(path: Path) -> Iterator[None]:
             lock_file.unlink(missing_ok=True)  # who waits for it finds the store when it is woken
 
 
-def _create(path: Path, table: SampleTable, size: int, workers: int) -> None:
-    """Decode every image and put the array in place, then its facts."""
+def _create(path: Path, table: SampleTable, size: int, workers: int, on_bad_image: str) -> None:
+    """Decode every image and put the array in place, then its facts; nothing where a file cannot be read."""
     needed = len(table.paths) * 3 * size * size
     log.info("decoding %s images of %s into %s (%.0f MB)", f"{len(table.paths):,}", table.root, path, needed / 1e6)
     started = said = time.perf_counter()
-    facts: dict[str, Any] = {"bad": {}, "resized": 0, "distorted": 0}
+    faults: dict[int, ImageFault] = {}
+    facts: dict[str, Any] = {"resized": 0, "distorted": 0}
     digest = hashlib.sha256()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -211,8 +208,8 @@ def _create(path: Path, table: SampleTable, size: int, workers: int) -> None:
                 chunks = (slice(first, first + _CHUNK) for first in range(0, len(paths), _CHUNK))
                 found = pool.map(lambda part, into=block, of=paths: _fill(into[part], of[part]), chunks)
                 for row, result in enumerate(chain.from_iterable(found), start=start):
-                    if isinstance(result, str):
-                        facts["bad"][row] = result
+                    if isinstance(result, ImageFault):
+                        faults[row] = result
                     else:
                         facts["resized"] += result != (size, size)
                         facts["distorted"] += max(result) > 1.25 * min(result)
@@ -221,16 +218,16 @@ def _create(path: Path, table: SampleTable, size: int, workers: int) -> None:
                 if time.perf_counter() - said > _SECONDS_BETWEEN_LINES:
                     said = time.perf_counter()
                     log.info("decoded %s of %s images", f"{start + len(paths):,}", f"{len(table.paths):,}")
-        facts["content"] = digest.hexdigest()
+            if any(isinstance(fault, FileFault) for fault in faults.values()):
+                refuse(table, faults, on_bad_image)  # not kept: it may be readable the next time
+        facts |= {"bad": {row: str(fault) for row, fault in faults.items()}, "content": digest.hexdigest()}
         with _replacing(path.with_suffix(".json")) as stream:
             stream.write(json.dumps(facts, indent=1).encode())
     except OSError as error:
         free = _free_space(path.parent)
-        raise OSError(
-            error.errno,
-            f"cannot write the image store ({error.strerror or error}): it needs {needed / 1e6:,.0f} MB and {free} in "
-            f"the cache folder; make room there or choose another with cache_dir=FOLDER",
-            str(path),
+        raise ConfigError(
+            f"{path}: cannot write the image store ({error.strerror or error}): it needs {needed / 1e6:,.0f} MB and "
+            f"{free} in the cache folder; make room there or choose another with cache_dir=FOLDER"
         ) from error
     log.info("decoded in %.1f s", time.perf_counter() - started)
 
@@ -259,14 +256,14 @@ def _free_space(folder: Path) -> str:
         return "the free space is unknown"
 
 
-def _fill(block: NDArray[np.uint8], paths: Sequence[Path]) -> list[tuple[int, int] | str]:
+def _fill(block: NDArray[np.uint8], paths: Sequence[Path]) -> list[tuple[int, int] | ImageFault]:
     """Decode ``paths`` into ``block`` (n, 3, size, size): each image's (width, height), or why it has no pixels."""
-    results: list[tuple[int, int] | str] = []
+    results: list[tuple[int, int] | ImageFault] = []
     for target, path in zip(block, paths, strict=True):
         try:
             image = decode(path)
         except ImageFault as fault:
-            results.append(str(fault))
+            results.append(fault)
             continue
         target[:] = pixels(image, block.shape[-1])
         results.append(image.size)

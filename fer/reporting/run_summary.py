@@ -21,6 +21,10 @@ def print_run(path: str | Path, result: Mapping[str, Any], console: Console | No
     noise = choices["noise"] + ("" if result["noise_ratio"] is None else f" {result['noise_ratio']:g}")
     title = f"{choices['method']} · {choices['backbone']} · {choices['data']} · noise {noise} · seed {result['seed']}"
     console.print(_table(title, result))
+    skipped = result.get("skipped_images", {})
+    if any(skipped.values()):
+        numbers = " and ".join(f"{count:,} {split}" for split, count in skipped.items())
+        console.print(f"Left out        {numbers} images that cannot be decoded", markup=False)
     folder = _shown(path)
     console.print(f"Run folder      {folder}", markup=False)
     group = folder.parent.parent
