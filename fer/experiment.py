@@ -31,6 +31,7 @@ from fer.instantiation import configured, instantiated
 from fer.methods.base import Method, Setting
 from fer.models.batch_norm import synchronise_statistics
 from fer.models.network import FaceNetwork
+from fer.prediction_table import read_class_names, read_given_labels
 from fer.results import result_row, run_result
 from fer.runs import RunFolder, RunFolderError
 from fer.terminal import logging_to
@@ -168,8 +169,8 @@ def trained(folder: RunFolder, device: str | torch.device = "cpu") -> Method:
     """
     folder.result()
     config = folder.config()
-    given = torch.tensor(folder.given_labels())
-    method = _build_method(config | {"compile": False}, folder.class_names(), given, with_weights=False)
+    given = torch.tensor(read_given_labels(folder))
+    method = _build_method(config | {"compile": False}, read_class_names(folder), given, with_weights=False)
     _load(method, _tested_checkpoint(config, folder))
     return method.to(device).eval()
 

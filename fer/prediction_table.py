@@ -1,10 +1,11 @@
-"""``predictions.csv`` of a finished run, read back."""
+"""The tables of a finished run, ``predictions.csv`` and ``noise.csv``, read back."""
 
 from __future__ import annotations
 
 import csv
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,13 +40,49 @@ class SplitTable:
         return bool((self.given != self.clean).any())
 
 
+def read_class_names(folder: RunFolder) -> tuple[str, ...]:
+    """The classes of a finished run, in the order of its logits.
+
+    Raises:
+        RunFolderError: its predictions are missing or cannot be read.
+    """
+    header = next(_lines(folder.predictions_file), [])
+    names = tuple(name.removeprefix("p_") for name in header if name.startswith("p_"))
+    if not names:
+        raise RunFolderError(f"{folder.predictions_file} names no class; restore it, or train again")
+    return names
+
+
+def read_given_labels(folder: RunFolder) -> list[int]:
+    """The given label of every training sample of a finished run, in the order of the table.
+
+    Raises:
+        RunFolderError: a file is missing or cannot be read.
+    """
+    names = read_class_names(folder)
+    try:
+        header, *rows = _lines(folder.noise_file)
+        column = header.index("given_label")
+        return [names.index(row[column]) for row in rows]
+    except (ValueError, IndexError) as error:
+        raise RunFolderError(f"{folder.noise_file} does not fit {folder.predictions_file}: {error}") from error
+
+
+def _lines(path: Path) -> Iterator[list[str]]:
+    try:
+        with path.open(encoding="utf-8", newline="") as stream:
+            yield from csv.reader(stream)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise RunFolderError(f"{path} cannot be read: {error}") from error
+
+
 def read_predictions(folder: RunFolder) -> dict[str, SplitTable]:
     """The splits ``test`` and ``train``.
 
     Raises:
         RunFolderError: the file is missing, or a line of it is not as this project writes it.
     """
-    names = folder.class_names()
+    names = read_class_names(folder)
     path = folder.predictions_file
     samples: dict[str, list[_Sample]] = {"test": [], "train": []}
     try:

@@ -247,39 +247,6 @@ class RunFolder:
             writer.writerow(header)
             writer.writerows(rows)
 
-    def class_names(self) -> tuple[str, ...]:
-        """The classes of a finished run, in the order of its logits.
-
-        Raises:
-            RunFolderError: its predictions are missing or cannot be read.
-        """
-        header = next(self._read_table(self.predictions_file), [])
-        names = tuple(name.removeprefix("p_") for name in header if name.startswith("p_"))
-        if not names:
-            raise RunFolderError(f"{self.predictions_file} names no class; restore it, or train again")
-        return names
-
-    def given_labels(self) -> list[int]:
-        """The given label of every training sample of a finished run, in the order of the table.
-
-        Raises:
-            RunFolderError: a file is missing or cannot be read.
-        """
-        names = self.class_names()
-        try:
-            header, *rows = self._read_table(self.noise_file)
-            column = header.index("given_label")
-            return [names.index(row[column]) for row in rows]
-        except (ValueError, IndexError) as error:
-            raise RunFolderError(f"{self.noise_file} does not fit {self.predictions_file}: {error}") from error
-
-    def _read_table(self, path: Path) -> Iterator[list[str]]:
-        try:
-            with path.open(encoding="utf-8", newline="") as stream:
-                yield from csv.reader(stream)
-        except (OSError, UnicodeDecodeError, csv.Error) as error:
-            raise RunFolderError(f"{path} cannot be read: {error}") from error
-
     def _read_json(self, path: Path) -> dict[str, Any]:
         try:
             content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))

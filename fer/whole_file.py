@@ -43,7 +43,7 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
         stream.write("\n")
 
 
-def remove_unfinished(folder: Path) -> None:
-    """Remove what a killed process has left in ``folder``, which no other process writes to now."""
-    for file in folder.glob(f".*{_UNFINISHED}"):
+def remove_unfinished(folder: Path, name: str = "*") -> None:
+    """Remove what killed processes have left of files called ``name``, which no other process writes now."""
+    for file in folder.glob(f".{name}.*{_UNFINISHED}"):
         file.unlink(missing_ok=True)

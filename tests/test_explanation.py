@@ -23,6 +23,7 @@ from fer.methods.dmue import DMUE
 from fer.methods.explanation import explain, pooled_features
 from fer.methods.ran import RAN
 from fer.models.backbones import mobilenet_v2, resnet, tiny
+from fer.prediction_table import read_given_labels
 from fer.runs import RunFolder, RunFolderError
 
 
@@ -153,4 +154,4 @@ def test_labels_that_fit_no_class_are_refused(train: Train, tmp_path: Path) -> N
     noise = tmp_path / "run" / "noise.csv"
     noise.write_text(noise.read_text().replace("disc", "dice"))
     with pytest.raises(RunFolderError, match=r"noise\.csv does not fit .*predictions\.csv"):
-        RunFolder(tmp_path / "run").given_labels()
+        read_given_labels(RunFolder(tmp_path / "run"))

@@ -32,7 +32,7 @@ from fer.figures.features import in_the_plane
 from fer.figures.reliability import reliability
 from fer.figures.suspects import precision, suspect_rows
 from fer.metrics import CALIBRATION_BINS
-from fer.prediction_table import SplitTable, read_predictions
+from fer.prediction_table import SplitTable, read_class_names, read_predictions
 from fer.reporting.collect import collect
 from fer.reporting.table import arrange
 from fer.runs import RunFolder, RunFolderError
@@ -131,7 +131,7 @@ def test_the_confusion_matrix_is_counted_from_the_file(trained: Path, drawn: Pat
     for run in RUNS[1:]:
         lines = lines_of(trained / run, "test")
         counts = Counter((line["clean_label"], line["predicted"]) for line in lines)
-        names = RunFolder(trained / run).class_names()
+        names = read_class_names(RunFolder(trained / run))
         found = confusion_counts(read_predictions(RunFolder(trained / run))["test"])
         assert found.tolist() == [[counts[true, predicted] for predicted in names] for true in names]
         recalls = [RunFolder(trained / run).result()["last_epoch"][f"test/recall/{name}"] for name in names]

@@ -384,3 +384,12 @@ def test_a_store_travels_to_workers_by_its_path(tmp_path: Path, faces: Path, cac
 def test_unknown_settings_are_refused(faces: Path, cache: Path, size: int, on_bad_image: str, key: str) -> None:
     with pytest.raises(ValueError, match=key):
         open_store(faces, cache, on_bad_image, size)
+
+
+def test_what_a_killed_builder_left_is_removed_by_the_next(faces: Path, cache: Path) -> None:
+    made = open_store(faces, cache).path
+    left = cache / f".{made.name}.0123abcd.unfinished"
+    left.write_bytes(b"half")
+    made.unlink()
+    open_store(faces, cache)
+    assert not left.exists() and made.exists()

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,7 @@ from fer.data.decode import FileFault, ImageFault, decode, file_state, pixels
 from fer.data.image_faults import find_faults, refuse
 from fer.data.index import IntArray, SampleTable
 from fer.errors import ConfigError
+from fer.whole_file import remove_unfinished, replacing, write_json
 
 log = logging.getLogger(__name__)
 
@@ -176,6 +177,7 @@ def _only_builder_of(path: Path) -> Iterator[None]:
     with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            remove_unfinished(path.parent, f"{path.stem}*")
         except BlockingIOError:
             log.info("waiting for another process that decodes the same images into %s", path)
             fcntl.flock(lock, fcntl.LOCK_EX)
@@ -197,7 +199,7 @@ def _create(path: Path, table: SampleTable, size: int, workers: int, on_bad_imag
     digest = hashlib.sha256()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _replacing(path) as stream, ThreadPoolExecutor(workers) as pool:
+        with replacing(path) as file, file.open("wb") as stream, ThreadPoolExecutor(workers) as pool:
             # Written, not mapped: a full disk is an error here and would be a fatal signal in a mapped page.
             header = {"descr": "|u1", "fortran_order": False, "shape": (len(table.paths), 3, size, size)}
             np.lib.format.write_array_header_1_0(stream, header)
@@ -221,8 +223,7 @@ def _create(path: Path, table: SampleTable, size: int, workers: int, on_bad_imag
             if any(isinstance(fault, FileFault) for fault in faults.values()):
                 refuse(table, faults, on_bad_image)  # not kept: it may be readable the next time
         facts |= {"bad": {row: str(fault) for row, fault in faults.items()}, "content": digest.hexdigest()}
-        with _replacing(path.with_suffix(".json")) as stream:
-            stream.write(json.dumps(facts, indent=1).encode())
+        write_json(path.with_suffix(".json"), facts)
     except OSError as error:
         free = _free_space(path.parent)
         raise ConfigError(
@@ -230,23 +231,6 @@ def _create(path: Path, table: SampleTable, size: int, workers: int, on_bad_imag
             f"{free} in the cache folder; make room there or choose another with cache_dir=FOLDER"
         ) from error
     log.info("decoded in %.1f s", time.perf_counter() - started)
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[BinaryIO]:
-    """A temporary file beside ``path`` that takes its place when all is written, and vanishes on any error."""
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    temporary = Path(name)
-    try:
-        with os.fdopen(descriptor, "wb") as stream:
-            yield stream
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.chmod(0o644)  # a cache may be shared; temporary files are private
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 def _free_space(folder: Path) -> str:

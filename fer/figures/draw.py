@@ -19,6 +19,7 @@ from fer.figures.features import embedding, features_figure
 from fer.figures.reliability import reliability_figure
 from fer.figures.subjects import Subject, subjects
 from fer.figures.suspects import HEADER, MOST_SHOWN, precision, suspect_rows, suspects, suspects_figure
+from fer.prediction_table import read_class_names
 from fer.reporting.figure_files import write_figures
 from fer.reporting.table import Table
 from fer.reporting.wording import spelled
@@ -108,7 +109,7 @@ def _confusion(runs: Sequence[Subject], remarks: _Remarks) -> Figures:
         name = f"{first.name}-to-{others[-1].run.path.name}" if others else first.name
         seeds = ", ".join(spelled(subject.run.seed) for subject in matrices)
         title = f"{first.setting} · mean of seeds {seeds}" if others else first.title
-        yield f"confusion-{name}", confusion_figure([*matrices.values()], first.folder.class_names(), title)
+        yield f"confusion-{name}", confusion_figure([*matrices.values()], read_class_names(first.folder), title)
 
 
 def _confusion_of(subject: Subject) -> NDArray[np.int64]:
@@ -137,7 +138,7 @@ def _suspects(subject: Subject, folder: Path, remarks: _Remarks) -> Figures:
 def _features(subject: Subject, remarks: _Remarks) -> Figures:
     found = remarks.attempt(subject, "features", lambda: embedding(subject.folder, subject.data.train))
     if found is not None:
-        yield f"features-{subject.name}", features_figure(found, subject.folder.class_names(), subject.title)
+        yield f"features-{subject.name}", features_figure(found, read_class_names(subject.folder), subject.title)
 
 
 def _cams(runs: Sequence[Subject], shown: Shown, remarks: _Remarks) -> Figures:
@@ -148,4 +149,4 @@ def _cams(runs: Sequence[Subject], shown: Shown, remarks: _Remarks) -> Figures:
 
 
 def _track(subject: Subject) -> Track:
-    return Track(subject.name, subject.title, subject.folder.class_names(), subject.cams)
+    return Track(subject.name, subject.title, read_class_names(subject.folder), subject.cams)

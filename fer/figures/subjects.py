@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from fer import experiment
 from fer.cam_record import CamRecord, read_cam_records
 from fer.data.module import FaceDataModule
-from fer.prediction_table import SplitTable, read_predictions
+from fer.prediction_table import SplitTable, read_class_names, read_predictions
 from fer.reporting.collect import Run
 from fer.reporting.table import Cell, Table
 from fer.reporting.wording import labelled, spelled
@@ -70,7 +70,7 @@ class Subject:
         records = read_cam_records(self.folder)
         if not records:
             raise RunFolderError(f"{self.folder.cam_folder} holds no maps; a run keeps them while it trains")
-        count = len(self.folder.class_names())
+        count = len(read_class_names(self.folder))
         for epoch, record in records.items():
             if record.probabilities.shape[1] != count:
                 raise RunFolderError(
