@@ -16,6 +16,7 @@ import lightning.pytorch as L
 import pytest
 import torch
 from conftest import PROJECT, Train
+from sweeping import Command, times_trained, wait_until
 
 from fer.callbacks.run_writer import COSTS
 from fer.errors import UserError
@@ -122,6 +123,40 @@ def test_another_seed_gives_another_result(undisturbed: Path, train: Train, tmp_
     train(tmp_path / "other", "seed=1")
     assert records(tmp_path / "other") != records(undisturbed)
     assert (tmp_path / "other" / "noise.csv").read_bytes() == (undisturbed / "noise.csv").read_bytes()
+
+
+def test_a_run_ended_by_a_signal_goes_on_by_the_same_command(
+    overrides: list[str], train: Train, tmp_path: Path
+) -> None:
+    stop = tmp_path / "stop.txt"
+    arguments = [
+        *overrides, "optim.lr=0.001", "+callbacks.stop._target_=sweeping.StopAt", f"+callbacks.stop.file={stop}",
+        f"output_dir={tmp_path / 'out'}",
+    ]  # fmt: skip
+
+    def start(where: str) -> Command:
+        stop.write_text(where)
+        stop.with_suffix(".reached").unlink(missing_ok=True)
+        command = Command(arguments, tmp_path)
+        if where:
+            wait_until(stop.with_suffix(".reached").exists, command)
+        return command
+
+    command = start("0.001 1")
+    command.process.terminate()
+    assert command.wait() == 143, command.output
+    assert "ended by SIGTERM; the same command goes on after the last whole epoch" in command.output
+    command = start("0.001 2")
+    command.press_ctrl_c()
+    assert command.wait() == 130, command.output
+    assert "interrupted; the same command goes on from here" in command.output
+    assert "Traceback" not in command.output
+    command = start("")
+    assert command.wait() == 0, command.output
+    (folder,) = (file.parent for file in (tmp_path / "out").rglob("result.json"))
+    assert times_trained(folder) == [f"{epoch + 1}/{EPOCHS}" for epoch in range(EPOCHS)]
+    train(tmp_path / "undisturbed", "optim.lr=0.001")
+    assert_same_outcome(folder, tmp_path / "undisturbed")
 
 
 @pytest.mark.slow
