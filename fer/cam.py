@@ -54,7 +54,8 @@ def heat_colours(maps: Tensor, height: int, width: int, *, colour_map: str = HEA
     is_flat = most - least <= 1e-5 * torch.maximum(most.abs(), least.abs())
     heat = torch.where(is_flat, 0.5, (enlarged - least) / (most - least).clamp(min=1e-12))
     colours = torch.as_tensor(colormaps[colour_map](range(256), bytes=True)[:, :3], device=maps.device)
-    return colours[(heat * 255).round().long()].permute(0, 3, 1, 2)
+    steps = (heat * 255).round().long()
+    return torch.stack([channel[steps] for channel in colours.T.contiguous()], 1)
 
 
 def overlay(image: Tensor, maps: Tensor, *, strength: float = 0.5, colour_map: str = HEAT) -> Tensor:

@@ -41,8 +41,8 @@ class CamRecord:
         """Keep the record; one of the same epoch is replaced."""
         folder.cam_folder.mkdir(exist_ok=True)
         path = folder.cam_folder / _NAME.format(epoch)
-        # Not np.savez_compressed, which has a parameter called file itself.
-        with replacing(path) as unfinished, zipfile.ZipFile(unfinished, "w", zipfile.ZIP_DEFLATED) as archive:
+        # Not np.savez, which has a parameter called file itself. Photographs would hardly become smaller.
+        with replacing(path) as unfinished, zipfile.ZipFile(unfinished, "w") as archive:
             for name, values in asdict(self).items():
                 with archive.open(f"{name}.npy", "w") as stream:
                     np.lib.format.write_array(stream, values, allow_pickle=False)

@@ -140,7 +140,6 @@ def _show_maps(trainer: L.Trainer, method: Method) -> None:
             if rows.any():
                 picture = _maps(record, np.flatnonzero(rows), method.class_names)
                 add_picture(writer, f"cam/{tag}", picture, trainer.current_epoch)
-        writer.flush()
     record.write(RunFolder(trainer.default_root_dir), trainer.current_epoch)
 
 
