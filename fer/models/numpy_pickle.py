@@ -2,33 +2,32 @@
 
 from __future__ import annotations
 
-import pickle
-from collections.abc import Sequence
+import math
+import re
 from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
-_NUMERIC_KINDS = frozenset("fiub")
-_MULTIARRAY = ("numpy.core.multiarray", "numpy._core.multiarray")
-_NUMERIC = ("numpy.core.numeric", "numpy._core.numeric")
+from fer.models.pickle_machine import DamagedPickleError, PickleMachine, UnsafePickleError, shown
 
-
-class UnsafePickleError(pickle.UnpicklingError):
-    """The pickle names something other than dict, str, bytes, numbers, numeric NumPy arrays and scalars."""
+_NUMERIC = re.compile(r"b1|[iu][1248]|f[248]")
+_MOST_SIDES = 32
+_BYTE_ORDERS = ("<", ">", "=", "|")
 
 
 def read(file: BinaryIO) -> Any:
-    """The pickled object; strings written by Python 2 are decoded as latin-1.
+    """The pickled object: dicts of arrays, NumPy scalars, str, bytes, numbers and tuples of these.
 
     Every name in the file is answered by a stand-in of this module, or refused. Not even NumPy's own reconstruction
-    runs: it would believe the type description in the file, and thus take bytes for pointers.
+    runs: it would believe the type description in the file, and thus take bytes for pointers. Work and memory grow
+    with the size of the file alone.
 
     Raises:
-        UnsafePickleError: the file names anything else.
-        Exception: of any kind, if the file is damaged or no pickle.
+        UnsafePickleError: the file asks for anything else.
+        DamagedPickleError: it is cut, damaged or no pickle.
     """
-    return _arrays(_Reader(file, encoding="latin1").load())
+    return _with_arrays(_Reader(file).load())
 
 
 class _DType:
@@ -36,15 +35,17 @@ class _DType:
 
     __slots__ = ("value",)
 
-    def __init__(self, code: str) -> None:
+    def __init__(self, code: object) -> None:
+        if not isinstance(code, str) or not _NUMERIC.fullmatch(code):
+            raise UnsafePickleError(f"arrays of type '{shown(code)}'")
         self.value: np.dtype[Any] = np.dtype(code)
-        if self.value.kind not in _NUMERIC_KINDS or self.value.itemsize > 8 or self.value.shape:
-            raise UnsafePickleError(f"arrays of type {code!r}")
 
-    def __setstate__(self, state: Sequence[Any]) -> None:
+    def set_state(self, state: tuple[Any, ...]) -> None:
         _, order, subarray, names, fields, *_ = state
         if subarray is not None or names is not None or fields is not None:
             raise UnsafePickleError("arrays of a structured type")
+        if order not in _BYTE_ORDERS:
+            raise DamagedPickleError("an array has an unknown byte order")
         self.value = self.value.newbyteorder(order)
 
 
@@ -56,38 +57,38 @@ class _Array:
     def __init__(self) -> None:
         self.value: NDArray[Any] | None = None
 
-    def __setstate__(self, state: tuple[int, tuple[int, ...], _DType, bool, bytes | str]) -> None:
-        _, shape, dtype, fortran, raw = state
-        self.value = _from_bytes(raw, dtype).reshape(shape, order="F" if fortran else "C")
 
+class _Reader(PickleMachine):
+    def __init__(self, file: BinaryIO) -> None:
+        super().__init__(file)
+        self._stand_ins: dict[tuple[str, str], Any] = {
+            ("numpy", "ndarray"): "numpy.ndarray",
+            ("numpy", "dtype"): self._dtype,
+            ("_codecs", "encode"): self.encode,
+            ("builtins", "bytes"): self._no_bytes,
+            ("__builtin__", "bytes"): self._no_bytes,
+        }
+        for core in ("numpy.core", "numpy._core"):
+            self._stand_ins[f"{core}.multiarray", "_reconstruct"] = self._reconstruct
+            self._stand_ins[f"{core}.multiarray", "scalar"] = self._scalar
+            self._stand_ins[f"{core}.numeric", "_frombuffer"] = self._array
 
-class _Reader(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) == ("numpy", "ndarray"):
-            return "numpy.ndarray"
-        if (module, name) == ("numpy", "dtype"):
-            return self._dtype
-        if (module, name) == ("_codecs", "encode"):
-            return self._encode
-        if module in ("builtins", "__builtin__") and name == "bytes":
-            return self._no_bytes
-        if module in _MULTIARRAY and name == "_reconstruct":
-            return self._reconstruct
-        if module in _MULTIARRAY and name == "scalar":
-            return self._scalar
-        if module in _NUMERIC and name == "_frombuffer":
-            return self._frombuffer
-        raise UnsafePickleError(f"{module}.{name}")
+    def find(self, module: str, name: str) -> Any:
+        if (module, name) in self._stand_ins:
+            return self._stand_ins[module, name]
+        return super().find(module, name)
 
-    # Bound methods: unlike functions and classes, a pickle cannot change their attributes.
+    def build(self, target: Any, state: Any) -> None:
+        if isinstance(target, _DType):
+            target.set_state(state)
+        elif isinstance(target, _Array):
+            _, shape, dtype, fortran, raw = state
+            target.value = self._array(raw, dtype, shape, "F" if fortran else "C")
+        else:
+            super().build(target, state)
 
-    def _dtype(self, code: str, align: bool = False, copy: bool = True) -> _DType:
+    def _dtype(self, code: object, align: object = None, copy: object = None) -> _DType:
         return _DType(code)
-
-    def _encode(self, text: str, encoding: str) -> bytes:
-        if encoding not in ("latin1", "latin-1"):
-            raise UnsafePickleError(f"text encoded as {encoding!r}")
-        return text.encode("latin1")
 
     def _no_bytes(self) -> bytes:
         return b""
@@ -95,19 +96,34 @@ class _Reader(pickle.Unpickler):
     def _reconstruct(self, kind: object, shape: object, code: object) -> _Array:
         return _Array()
 
-    def _scalar(self, dtype: _DType, raw: bytes | str) -> Any:
-        return _from_bytes(raw, dtype)[0]
+    def _scalar(self, dtype: object, raw: object) -> Any:
+        return self._array(raw, dtype, (), "C")[()]
 
-    def _frombuffer(self, raw: bytes, dtype: _DType, shape: tuple[int, ...], order: str) -> NDArray[Any]:
-        return _from_bytes(raw, dtype).reshape(shape, order="F" if order == "F" else "C")
+    def _array(self, raw: object, dtype: object, shape: object, order: object) -> NDArray[Any]:
+        if isinstance(raw, str):
+            raw = raw.encode("latin1")
+        if not (isinstance(raw, bytes) and isinstance(dtype, _DType) and isinstance(shape, tuple)):
+            raise DamagedPickleError("an array is not made of bytes, a type and a shape")
+        if len(shape) > _MOST_SIDES or not all(isinstance(side, int) and side >= 0 for side in shape):
+            raise DamagedPickleError("an array has an impossible shape")
+        if math.prod(shape) * dtype.value.itemsize != len(raw):
+            raise DamagedPickleError(f"an array has {len(raw):,} bytes, which is not what its shape and type need")
+        self.make(len(raw))
+        flat = np.frombuffer(raw, dtype.value).astype(dtype.value.newbyteorder("="))
+        return flat.reshape(shape, order="F" if order == "F" else "C")
 
 
-def _from_bytes(raw: bytes | bytearray | str, dtype: _DType) -> NDArray[Any]:
-    data = raw.encode("latin1") if isinstance(raw, str) else bytes(raw)
-    return np.frombuffer(data, dtype.value).astype(dtype.value.newbyteorder("="))
-
-
-def _arrays(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _arrays(item) for key, item in value.items()}
-    return value.value if isinstance(value, _Array) else value
+def _with_arrays(content: Any) -> Any:
+    """The same with every stand-in for an array replaced; dicts may hold each other in any way."""
+    waiting, seen = [content], set[int]()
+    while waiting:
+        found = waiting.pop()
+        if not isinstance(found, dict) or id(found) in seen:
+            continue
+        seen.add(id(found))
+        for key, value in found.items():
+            if isinstance(value, _Array):
+                found[key] = value.value
+            elif isinstance(value, dict):
+                waiting.append(value)
+    return content

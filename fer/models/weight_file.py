@@ -15,7 +15,8 @@ from torch import Tensor
 from torchvision.models import get_model_weights, list_models
 
 from fer.errors import UserError
-from fer.models import numpy_pickle
+from fer.models import numpy_pickle, torch_file
+from fer.models.pickle_machine import UnsafePickleError, shown
 
 VGGFACE2 = "resnet50_vggface2"
 TRAINED_BACKBONE = "backbone"
@@ -23,7 +24,6 @@ TRAINED_BACKBONE = "backbone"
 
 _STATE_KEYS = ("state_dict", "model_state_dict", "model")
 _WRAPPERS = frozenset({"module", "model", "network", "backbone", "_orig_mod"})
-_ZIP, _LEGACY_TORCH = b"PK\x03\x04", b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19"
 # The released EAC code puts the layers of its ResNet into one nn.Sequential; ReLU and pool have no tensors.
 _EAC_LAYERS = {"0": "conv1", "1": "bn1", "4": "layer1", "5": "layer2", "6": "layer3", "7": "layer4"}
 _VGGFACE2_IDENTITIES = 8631
@@ -111,18 +111,18 @@ def _content(path: Path, pinned: str | None) -> tuple[Mapping[str, Any], str, bo
         if pinned is not None and digest != pinned.strip().lower():
             raise WeightsError(f"{path} has sha256 {digest}, but backbone.weights_sha256={pinned}: it is another file")
         file.seek(0)
-        head = file.read(64)
+        is_torch = torch_file.is_torch_file(file.read(64))
         file.seek(0)
-        is_torch = head.startswith(_ZIP) or _LEGACY_TORCH in head
         try:
-            content = torch.load(file, map_location="cpu", weights_only=True) if is_torch else numpy_pickle.read(file)
-        except numpy_pickle.UnsafePickleError as error:
+            content = torch_file.load(file) if is_torch else numpy_pickle.read(file)
+        except UnsafePickleError as error:
+            admitted = "tensors in plain containers" if is_torch else "dict, str, bytes and numeric NumPy arrays"
             raise WeightsError(
-                f"{path} is refused, and nothing in it was run: a pickle may hold dict, str, bytes and numeric NumPy "
-                f"arrays only, and it asks for {error}; do not trust its source"
+                f"{path} is refused, and nothing in it was run: it may hold {admitted} only, and it asks for {error}; "
+                "do not trust its source, or save the state dict alone, with torch.save"
             ) from error
         except Exception as error:  # a damaged or hostile file may raise anything
-            reason = str(error).strip().partition("\n")[0] or type(error).__name__
+            reason = shown(str(error).strip().partition("\n")[0] or type(error).__name__)
             raise WeightsError(
                 f"{path} is refused, and nothing in it was run: it is damaged, no weights file, or holds other objects "
                 f"than tensors in plain containers ({reason}); save the state dict alone, with torch.save"
@@ -142,7 +142,7 @@ def _tensors(content: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
             continue
         name = _unwrapped(key)
         if name in found:
-            raise WeightsError(f"{path} holds {name} twice, under different prefixes; keep one network in it")
+            raise WeightsError(f"{path} holds {shown(name)} twice, under different prefixes; keep one network in it")
         found[name] = tensor
     if not found:
         raise WeightsError(f"{path} holds no tensors; it should be a state dict or a checkpoint with one")

@@ -10,6 +10,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from fer.models import weight_file
+from fer.models.pickle_machine import shown
 from fer.models.weight_file import VGGFACE2, WeightsError
 
 __all__ = ["MIN_SHARE", "LoadReport", "WeightsError", "load_backbone_weights"]
@@ -152,4 +153,4 @@ def _shape(tensor: Tensor) -> str:
 def _abbreviated(names: Sequence[str]) -> str:
     hidden = len(names) - NAMES_SHOWN
     more = f", ... and {hidden} more" if hidden > 0 else ""
-    return f"{len(names)} ({', '.join(names[:NAMES_SHOWN])}{more})"
+    return f"{len(names)} ({', '.join(map(shown, names[:NAMES_SHOWN]))}{more})"
