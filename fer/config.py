@@ -9,12 +9,18 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from fer.errors import ConfigError
 
 _PACKAGED = Path(__file__).resolve().parent / "conf"
 CONFIG_DIR = _PACKAGED if _PACKAGED.is_dir() else _PACKAGED.parent.parent / "conf"
@@ -22,16 +28,34 @@ CONFIG_DIR = _PACKAGED if _PACKAGED.is_dir() else _PACKAGED.parent.parent / "con
 
 _IN_NAME = {"method", "method.lam", "backbone", "noise", "noise.ratio", "seed"}
 _MAX_NAME = 120
+_MAX_SHOWN = 500
 
 
 def compose(overrides: list[str], config_name: str = "train") -> DictConfig:
     """Compose a configuration as the command line would.
 
     Raises:
-        hydra.errors.HydraException: an override does not fit the configuration.
+        hydra.errors.HydraException, ConfigError: an override does not fit the configuration.
     """
-    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+    with composing(overrides), initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
         return hydra_compose(config_name, overrides=overrides, return_hydra_config=False)
+
+
+@contextmanager
+def composing(overrides: Sequence[str]) -> Iterator[None]:
+    """Hydra reads and applies overrides here; for some, such as ``noise=0.3``, it has no exception of its own.
+
+    Raises:
+        hydra.errors.HydraException, ConfigError: an override does not fit the configuration.
+    """
+    try:
+        yield
+    except (HydraException, OmegaConfBaseException):
+        raise
+    except (ValueError, TypeError) as error:
+        given = " ".join(overrides)
+        shown = given if len(given) <= _MAX_SHOWN else f"{given[:_MAX_SHOWN]}..."
+        raise ConfigError(f"Hydra cannot apply {shown}: {error}") from error
 
 
 def run_group(root: Any) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from hydra.errors import InstantiationException
@@ -22,6 +22,8 @@ def instantiated(node: Any, **arguments: Any) -> Any:
     """
     if not node:
         return None
+    if not isinstance(node, Mapping):
+        raise ConfigError(f"{node!r} stands where a section with a _target_ should; set a key in that section instead")
     wants_partial = arguments.pop("_partial_", node.get("_partial_", False))
     try:
         partial = instantiate({**node, "_partial_": True}, _convert_="all", **arguments)

@@ -18,6 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 from fer.devices import devices_per_node, world_size
 from fer.errors import ConfigError, TrainingError, UserError
 from fer.ranks import Result, in_one_line, is_first_rank, ranks_exist, train_in_workers, train_rank
+from fer.required_keys import check_complete
 from fer.runs import RunFolder, RunFolderError
 
 log = logging.getLogger(__name__)
@@ -105,6 +106,7 @@ def check(config: Mapping[str, Any]) -> None:
     Raises:
         ConfigError: naming the key.
     """
+    check_complete(config)
     ranks = world_size(config["trainer"])
     least = {
         "seed": (config["seed"], 0),

@@ -25,7 +25,7 @@ LAYERS = (
     ("predictions", "callbacks", "instantiation"),
     ("methods", "data", "reporting"),
     ("cam_record", "prediction_table", "checkpoints"),
-    ("models", "augment", "metrics", "results", "runs", "devices"),
+    ("models", "augment", "metrics", "results", "runs", "devices", "required_keys"),
     (
         "batch",
         "cam",

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from fer.data.index import IntArray
 
-_INTEGER = re.compile(r"[+-]?[0-9]+")
+_INTEGER = re.compile(r"[+-]?[0-9]{1,9}")  # int() refuses more than 4,300 digits
 
 
 class Entry(NamedTuple):

@@ -126,7 +126,7 @@ def file(table: SampleTable, *, path: str | Path, ratio: None = None, seed: None
     """
     if ratio is not None or seed is not None:
         raise ValueError("noise=file takes the labels from noise.path: leave noise.ratio and noise.seed out")
-    path = _find(Path(path).expanduser(), table.root)
+    path = _find(Path(path), table.root)
     shown = str(table.shown(path))
     entries, faults = read_label_list(path, table.class_names, shown)
     if faults and not entries:
@@ -204,9 +204,13 @@ def _checked_matrix(matrix: Sequence[Sequence[float]], class_names: Sequence[str
 
 
 def _find(path: Path, root: Path) -> Path:
-    places = dict.fromkeys((path, root / path, root / "EmoLabel" / path))
-    for place in places:
-        if place.is_file():
-            return place
+    try:
+        path = path.expanduser()
+        places = dict.fromkeys((path, root / path, root / "EmoLabel" / path))
+        for place in places:
+            if place.is_file():
+                return place
+    except (OSError, RuntimeError) as error:  # a name too long, a folder that may not be read, a user unknown
+        raise DatasetError(path, [f"{path.name}: {error}; set noise.path to the label list"]) from error
     looked = ", ".join(str(place) for place in places)
     raise DatasetError(path, [f"{path.name}: no such file; set noise.path to the label list (looked at {looked})"])

@@ -73,10 +73,14 @@ def _path_of(source: str, name: str) -> Path:
     published = get_model_weights(name).__members__ if name in list_models() else {}
     if source in published:
         return _downloaded(published[source].url)
-    path = Path(source).expanduser()
-    if path.is_dir():
-        path = path / "checkpoints" / "last.ckpt"
-    if not path.is_file():
+    try:
+        path = Path(source).expanduser()
+        if path.is_dir():
+            path = path / "checkpoints" / "last.ckpt"
+        is_there = path.is_file()
+    except (OSError, RuntimeError) as error:
+        raise WeightsError(f"backbone.weights={shown(source)} cannot be looked at: {error}") from error
+    if not is_there:
         known = ", ".join(published) or "torchvision has none"
         raise WeightsError(
             f"backbone.weights={source}: there is no file {path}, and it is no torchvision weight name of {name} "
