@@ -44,6 +44,15 @@ from fer.errors import UserError
         ("+method.lambda=5", "lambda"),
         ("optim.optimizer._target_=torch.optim.NoSuch", "NoSuch"),
         ("precision_of_nothing=1", "precision_of_nothing"),
+        ("~batch_size", "batch_size is missing"),
+        ("~trainer.max_epochs", "trainer.max_epochs is missing"),
+        ("~data.reader", "data.reader is missing"),
+        ("launch=1", "launch is 1, but must be a section"),
+        ("++optim.optimizer=adam", "optim.optimizer is 'adam', but must be a section"),
+        ("unnamed_keys=seed", "unnamed_keys is 'seed', but must be a list"),
+        ("+callbacks.extra=1", "1 stands where a section with a _target_ should"),
+        ("noise=0.3", "Hydra cannot apply.*noise=0.3"),
+        ("~augment.mean.0", "Hydra cannot apply.*augment.mean.0"),
     ],
 )
 def test_values_that_cannot_be_run_are_named(override: str, message: str, train: Train, tmp_path: Path) -> None:

@@ -39,7 +39,8 @@ from fer.data.label_list import read_label_list
 from fer.errors import ConfigError
 from fer.models import numpy_pickle
 from fer.models.backbones import tiny
-from fer.models.pickle_machine import DamagedPickleError, UnsafePickleError
+from fer.models.pickle_machine import UnsafePickleError
+from fer.models.pickle_stream import DamagedPickleError
 from fer.models.weights import WeightsError, load_backbone_weights
 
 T = TypeVar("T")
@@ -233,6 +234,7 @@ def assert_admitted(value: object) -> None:
             assert isinstance(found, str | bytes | int | float | None), type(found)
 
 
+@pytest.mark.filterwarnings("ignore:invalid escape sequence")
 @few_or(100_000, few=1_000)
 def test_pickles_of_arrays_are_read_or_refused(count: int) -> None:
     def read(data: bytes) -> str:
@@ -273,7 +275,7 @@ def torch_file(random: Random) -> bytes:
     return edited(file.getvalue(), random) if damages_archive else file.getvalue()
 
 
-@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+@pytest.mark.filterwarnings("ignore:invalid escape sequence", "ignore:Detected pickle protocol")
 @few_or(10_000, few=200)
 def test_torch_files_are_loaded_or_refused(tmp_path: Path, caplog: pytest.LogCaptureFixture, count: int) -> None:
     caplog.set_level(logging.ERROR, "fer")

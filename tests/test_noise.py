@@ -245,6 +245,20 @@ def test_a_list_that_is_not_text_is_one_fault(tmp_path: Path) -> None:
     assert [fault.partition(";")[0] for fault in caught.value.faults] == [f"{path}: not UTF-8 text"]
 
 
+@pytest.mark.parametrize("path", ["~no_such_user/noise01.txt", f"{'long' * 100}.txt"])
+def test_a_path_that_cannot_be_looked_at_is_refused_by_name(path: str) -> None:
+    with pytest.raises(DatasetError, match=r"set noise\.path to the label list"):
+        noise.file(table_of([0, 1]), path=path)
+
+
+@pytest.mark.parametrize("label", ["9" * 5000, "-" + "9" * 5000, "0" * 5000 + "1"])
+def test_a_label_of_thousands_of_digits_is_a_fault_of_its_line(tmp_path: Path, label: str) -> None:
+    path = tmp_path / "list.txt"
+    path.write_text(f"train_00001.jpg 1\ntrain_00002.jpg {label}\n")
+    with pytest.raises(DatasetError, match=r"line 2: label '.*' of train_00002.jpg is not one of 1\.\.7"):
+        noise.file(table_of([0, 1]), path=path)
+
+
 @pytest.fixture(scope="module")
 def published(shared: Path) -> tuple[Path, SampleTable]:
     """The folder of the published lists and the table that the clean one describes."""

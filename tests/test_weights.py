@@ -320,6 +320,12 @@ def test_a_name_that_is_neither_file_nor_weights_lists_the_known_ones(build: obj
         resnet(depth=18, weights="imagenett") if build else tiny(weights="imagenett")
 
 
+@pytest.mark.parametrize("path", ["~no_such_user/weights.pth", f"{'long' * 100}.pth"])
+def test_a_path_that_cannot_be_looked_at_is_refused_by_name(path: str) -> None:
+    with pytest.raises(WeightsError, match=f"weights={path[:9]}.*cannot be looked at"):
+        tiny(weights=path)
+
+
 # ---- Pickles of NumPy arrays -------------------------------------------------------------------------------------
 
 
@@ -498,6 +504,9 @@ ARRAY = b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b
         "other text encoding": b"\x80\x02c_codecs\nencode\nX\x01\x00\x00\x00aX\x05\x00\x00\x00rot13\x86R.",
         "attributes of a stand-in": b"\x80\x02c_codecs\nencode\nN}U\x0c__defaults__)s\x86b.",
         "persistent object": b"\x80\x02U\x01aQ.",
+        "name that is not called": b"\x80\x02}U\x01acnumpy\ndtype\ns.",
+        "type instead of an array": b"\x80\x02}U\x01a" + DTYPE % b"f4" + b"s.",
+        "array that is not filled": b"\x80\x02}U\x01a" + ARRAY + b"s.",
         "extension code": b"\x80\x02\x82\x01.",
     }.items(),
     ids=lambda item: item[0],
@@ -539,3 +548,9 @@ def test_a_truncated_file_is_refused(tmp_path_factory: pytest.TempPathFactory, d
 def test_what_is_no_weights_file_is_refused_by_name(save: Save, content: Any) -> None:
     with pytest.raises(WeightsError, match=r"weights\.pth"):
         tiny(weights=save(content))
+
+
+def test_a_name_with_any_number_of_wrapping_prefixes_is_read(save: Save) -> None:
+    state = state_of(tiny(width=8))
+    backbone = tiny(width=8, weights=save({"module." * 5000 + key: value for key, value in state.items()}))
+    assert_same(state_of(backbone), state)

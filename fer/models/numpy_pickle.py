@@ -9,10 +9,12 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from fer.models.pickle_machine import DamagedPickleError, PickleMachine, UnsafePickleError, shown
+from fer.models.pickle_machine import PickleMachine, UnsafePickleError, shown
+from fer.models.pickle_stream import DamagedPickleError
 
 _NUMERIC = re.compile(r"b1|[iu][1248]|f[248]")
 _MOST_SIDES = 32
+_PLAIN = str | bytes | int | float | None | np.ndarray | np.generic
 _BYTE_ORDERS = ("<", ">", "=", "|")
 
 
@@ -27,7 +29,7 @@ def read(file: BinaryIO) -> Any:
         UnsafePickleError: the file asks for anything else.
         DamagedPickleError: it is cut, damaged or no pickle.
     """
-    return _with_arrays(_Reader(file).load())
+    return _finished(_Reader(file).load())
 
 
 class _DType:
@@ -50,12 +52,12 @@ class _DType:
 
 
 class _Array:
-    """Stand-in for ``numpy.ndarray``, filled by its pickled state."""
+    """Stand-in for ``numpy.ndarray``: its value is itself until the pickled state has filled it."""
 
     __slots__ = ("value",)
 
     def __init__(self) -> None:
-        self.value: NDArray[Any] | None = None
+        self.value: object = self
 
 
 class _Reader(PickleMachine):
@@ -113,17 +115,24 @@ class _Reader(PickleMachine):
         return flat.reshape(shape, order="F" if order == "F" else "C")
 
 
-def _with_arrays(content: Any) -> Any:
-    """The same with every stand-in for an array replaced; dicts may hold each other in any way."""
-    waiting, seen = [content], set[int]()
+def _finished(content: Any) -> Any:
+    """The same with arrays in the place of their stand-ins; dicts may hold each other in any way.
+
+    Raises:
+        UnsafePickleError: a stand-in is left, in a tuple or without having been called.
+    """
+    whole = {"": content}
+    waiting: list[Any] = [whole]
+    seen = set[int]()
     while waiting:
         found = waiting.pop()
-        if not isinstance(found, dict) or id(found) in seen:
-            continue
-        seen.add(id(found))
-        for key, value in found.items():
-            if isinstance(value, _Array):
-                found[key] = value.value
-            elif isinstance(value, dict):
-                waiting.append(value)
-    return content
+        if isinstance(found, dict | tuple):
+            if id(found) in seen:
+                continue
+            seen.add(id(found))
+            if isinstance(found, dict):
+                found |= {key: value.value for key, value in found.items() if isinstance(value, _Array)}
+            waiting += found.values() if isinstance(found, dict) else found
+        elif not isinstance(found, _PLAIN):
+            raise UnsafePickleError("an unfinished object")
+    return whole[""]

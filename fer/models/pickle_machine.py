@@ -7,9 +7,10 @@ gigabytes or for ever. Here every byte must be in the file, work is counted, and
 from __future__ import annotations
 
 import pickle
-import struct
 from collections.abc import Callable, Sequence
 from typing import Any, BinaryIO
+
+from fer.models.pickle_stream import LITERALS, DamagedPickleError, Stream
 
 MOST_STEPS = 1_000_000
 """Operations, and items handed to a call, that one pickle may have; the weights of a network take some ten thousand."""
@@ -23,82 +24,11 @@ class UnsafePickleError(pickle.UnpicklingError):
     """The pickle asks for something that it may not have; the message says for what."""
 
 
-class DamagedPickleError(pickle.UnpicklingError):
-    """The file is cut, is no pickle, or contradicts itself."""
-
-
 def shown(name: object) -> str:
     """A name from a foreign file as it can be printed: short, in one line, without control characters."""
     text = name if isinstance(name, str) else type(name).__name__
     start = text[:_NAME_SHOWN] + ("..." if len(text) > _NAME_SHOWN else "")
     return start if start.isprintable() else ascii(start)[1:-1]
-
-
-class _Stream:
-    """The rest of a file, of which no more can be taken than there is."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-        position = file.tell()
-        self.left = file.seek(0, 2) - position
-        file.seek(position)
-
-    def take(self, count: int) -> bytes:
-        if count > self.left:
-            raise DamagedPickleError(f"it ends where {count:,} more bytes should follow")
-        self.left -= count
-        return self._file.read(count)
-
-    def line(self) -> bytes:
-        line = self._file.readline()
-        self.left -= len(line)
-        if not line.endswith(b"\n"):
-            raise DamagedPickleError("it ends within a line")
-        return line[:-1]
-
-    def number(self, size: int, *, signed: bool = False) -> int:
-        return int.from_bytes(self.take(size), "little", signed=signed)
-
-    def counted(self, size: int) -> bytes:
-        """As many bytes as the next ``size`` bytes say."""
-        return self.take(self.number(size))
-
-
-def _text(raw: bytes) -> str:
-    return raw.decode("utf-8", "surrogatepass")
-
-
-def _integer(line: bytes) -> int:
-    return bool(int(line)) if line in (b"00", b"01") else int(line)
-
-
-# Byte strings of Python 2 are read as latin-1.
-_LITERALS: dict[bytes, Callable[[_Stream], object]] = {
-    pickle.NONE: lambda stream: None,
-    pickle.NEWTRUE: lambda stream: True,
-    pickle.NEWFALSE: lambda stream: False,
-    pickle.INT: lambda stream: _integer(stream.line()),
-    pickle.BININT: lambda stream: stream.number(4, signed=True),
-    pickle.BININT1: lambda stream: stream.number(1),
-    pickle.BININT2: lambda stream: stream.number(2),
-    pickle.LONG: lambda stream: int(stream.line().removesuffix(b"L")),
-    pickle.LONG1: lambda stream: int.from_bytes(stream.counted(1), "little", signed=True),
-    pickle.FLOAT: lambda stream: float(stream.line()),
-    pickle.BINFLOAT: lambda stream: struct.unpack(">d", stream.take(8))[0],
-    pickle.STRING: lambda stream: stream.line()[1:-1].decode("unicode_escape"),
-    pickle.BINSTRING: lambda stream: stream.counted(4).decode("latin1"),
-    pickle.SHORT_BINSTRING: lambda stream: stream.counted(1).decode("latin1"),
-    pickle.UNICODE: lambda stream: stream.line().decode("raw_unicode_escape"),
-    pickle.BINUNICODE: lambda stream: _text(stream.counted(4)),
-    pickle.SHORT_BINUNICODE: lambda stream: _text(stream.counted(1)),
-    pickle.BINUNICODE8: lambda stream: _text(stream.counted(8)),
-    pickle.BINBYTES: lambda stream: stream.counted(4),
-    pickle.SHORT_BINBYTES: lambda stream: stream.counted(1),
-    pickle.BINBYTES8: lambda stream: stream.counted(8),
-    pickle.BYTEARRAY8: lambda stream: stream.counted(8),
-    pickle.EMPTY_TUPLE: lambda stream: (),
-    pickle.EMPTY_DICT: lambda stream: {},
-}
 
 
 class PickleMachine:
@@ -111,7 +41,7 @@ class PickleMachine:
     admits_lists = False
 
     def __init__(self, file: BinaryIO) -> None:
-        self._stream = _Stream(file)
+        self._stream = Stream(file)
         self._steps_left = MOST_STEPS
         self._bytes_left = 3 * self._stream.left
         self._stack: list[Any] = []
@@ -158,7 +88,7 @@ class PickleMachine:
 
     def encode(self, text: object, encoding: object) -> bytes:
         """Stand-in for ``_codecs.encode``, as which protocols below 3 write bytes."""
-        if not isinstance(text, str) or encoding not in ("latin1", "latin-1"):
+        if not (isinstance(text, str) and isinstance(encoding, str) and encoding in ("latin1", "latin-1")):
             raise UnsafePickleError(f"text encoded as '{shown(encoding)}'")
         self.make(len(text))
         return text.encode("latin1")
@@ -176,7 +106,7 @@ class PickleMachine:
         while True:
             self.work(1)
             operation = self._stream.take(1)
-            literal = _LITERALS.get(operation)
+            literal = LITERALS.get(operation)
             if literal is not None:
                 self._stack.append(literal(self._stream))
             elif operation == pickle.STOP:
@@ -238,7 +168,7 @@ class PickleMachine:
         self._stack[-1].extend(items)
 
     def _global(self) -> None:
-        module, name = _text(self._stream.line()), _text(self._stream.line())
+        module, name = self._stream.text_line(), self._stream.text_line()
         self._push(self.find(module, name))
 
     def _stack_global(self) -> None:

@@ -14,7 +14,8 @@ from typing import Any, BinaryIO, NamedTuple
 
 import torch
 
-from fer.models.pickle_machine import DamagedPickleError, PickleMachine, UnsafePickleError
+from fer.models.pickle_machine import PickleMachine, UnsafePickleError
+from fer.models.pickle_stream import DamagedPickleError
 
 _ZIP = b"PK\x03\x04"
 _LEGACY_START = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."

@@ -65,7 +65,7 @@ def read(source: str | Path, name: str, sha256: str | None = None) -> WeightFile
     if eac:
         tensors = {_from_eac(key): value for key, value in tensors.items()}
     stated = content.get(TRAINED_BACKBONE)
-    origin = stated if isinstance(stated, str) else _origin(tensors, name, vggface2=eac or not is_torch)
+    origin = shown(stated) if isinstance(stated, str) else _origin(tensors, name, vggface2=eac or not is_torch)
     return WeightFile(path, digest, tensors, origin)
 
 
@@ -155,7 +155,10 @@ def _tensors(content: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
 
 def _unwrapped(key: str) -> str:
     head, _, rest = key.partition(".")
-    return _unwrapped(rest) if head in _WRAPPERS and rest else key
+    while head in _WRAPPERS and rest:
+        key = rest
+        head, _, rest = key.partition(".")
+    return key
 
 
 def _from_eac(key: str) -> str:
