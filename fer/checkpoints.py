@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 
+from fer.models import torch_file
 from fer.runs import RunFolderError
 from fer.whole_file import replacing
 
@@ -47,14 +47,13 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         RunFolderError: it is missing, damaged, or holds other objects than tensors in plain containers.
     """
     try:
-        content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        missing = {"state_dict", "epoch"} - content.keys()
+        with path.open("rb") as file:
+            content = torch_file.load(file)
     except FileNotFoundError:
         raise RunFolderError(f"{path} is missing; restore it, or remove the folder and train again") from None
-    except (OSError, EOFError, AttributeError, RuntimeError, UnpicklingError) as error:
-        raise RunFolderError(
-            f"{path} cannot be read ({str(error).partition(chr(10))[0]}); restore it, or remove it and train again"
-        ) from error
-    if missing:
-        raise RunFolderError(f"{path} is no checkpoint of a run: it lacks {', '.join(sorted(missing))}")
+    except Exception as error:  # a damaged file may raise anything
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise RunFolderError(f"{path} cannot be read ({reason}); restore it, or remove it and train again") from error
+    if not isinstance(content, dict) or not content.keys() >= {"state_dict", "epoch"}:
+        raise RunFolderError(f"{path} is no checkpoint of a run; restore it, or remove it and train again")
     return content

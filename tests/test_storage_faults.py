@@ -125,10 +125,10 @@ def test_a_hostile_checkpoint_is_not_run(interrupted: Path, train: Train, tmp_pa
 
 def test_other_files_under_the_name_of_a_checkpoint_are_refused(interrupted: Path, train: Train) -> None:
     torch.save({"weights": torch.zeros(1)}, interrupted / LAST)
-    with pytest.raises(RunFolderError, match="no checkpoint of a run: it lacks epoch, state_dict"):
+    with pytest.raises(RunFolderError, match="no checkpoint of a run"):
         train(interrupted)
     torch.save([1, 2], interrupted / LAST)
-    with pytest.raises(RunFolderError, match=r"last\.ckpt cannot be read"):
+    with pytest.raises(RunFolderError, match="no checkpoint of a run"):
         train(interrupted)
 
 
