@@ -22,13 +22,15 @@ from conftest import CHOICES, PROJECT
 from PIL import Image
 from ranks import Ranks
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from test_diverging import spoil
+from test_storage_faults import LAST, lift_limit, room_for
 from torch import Tensor
 
 from fer import experiment, launch
 from fer.callbacks.run_writer import COSTS
 from fer.cam_record import read_cam_records
 from fer.config import compose
-from fer.errors import RunFailed
+from fer.errors import RunFailed, TrainingError
 from fer.runs import RunFolder
 
 TWENTY_STEPS = ["batch_size=32", "train_samples=51", "trainer.max_epochs=10"]  # 32 and 19 an epoch: uneven shares
@@ -320,6 +322,22 @@ def test_interrupted_run_resumes_to_the_same_result(
     assert folder.state == "incomplete" and len(folder.records()) == epoch
     ranks[2](train, folder.path, on_two)
     assert_same_outcome(folder, undisturbed)
+
+
+def test_all_ranks_stop_for_a_loss_that_one_of_them_met(on_two: list[str], ranks: RankGroups, tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    with pytest.raises(TrainingError, match="in epoch 2, step 2, of samples ") as caught:
+        ranks[2](train, folder.path, [*on_two, *spoil(epoch=2, step=2, value="nan", rank=1)])
+    assert f" {(folder.path / 'spoilt.txt').read_text()} (rows of noise.csv" in str(caught.value)
+    assert folder.state == "failed" and len(folder.records()) == 1
+
+
+def test_none_waits_for_the_rank_that_cannot_write(on_two: list[str], ranks: RankGroups, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    with pytest.raises(TrainingError, match=r"last\.ckpt in epoch 2"):
+        ranks[2](train, folder, [*on_two, *room_for(20_000), "logger=none"])
+    ranks[2](lift_limit)
+    assert (folder / LAST).read_bytes() == (folder / "before.ckpt").read_bytes()
 
 
 def test_killed_rank_is_started_again_from_the_last_checkpoint(

@@ -9,7 +9,6 @@ import lightning.pytorch as L
 import pytest
 import torch
 from conftest import Train
-from sweeping import run
 
 from fer.errors import TrainingError
 from fer.runs import RunFolder
@@ -63,14 +62,3 @@ def test_the_run_goes_on_when_the_cause_has_gone(train: Train, tmp_path: Path) -
     again = train(tmp_path / "run")
     assert again["metrics"] == undisturbed["metrics"]
     assert RunFolder(tmp_path / "run").state == "done"
-
-
-def test_on_several_devices_all_stop_for_what_one_of_them_met(overrides: list[str], tmp_path: Path) -> None:
-    fault = spoil(epoch=2, step=2, value="nan", rank=1)
-    command = run([*overrides, *fault, "trainer.devices=2", f"output_dir={tmp_path / 'out'}"], tmp_path)
-    (folder,) = (file.parent for file in (tmp_path / "out").rglob("spoilt.txt"))
-    assert command.status == 2, command.output
-    assert "in epoch 2, step 2, of samples " in command.output
-    assert f" {(folder / 'spoilt.txt').read_text()} (rows of noise.csv" in command.output
-    assert "Traceback" not in command.output
-    assert RunFolder(folder).state == "failed"

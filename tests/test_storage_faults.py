@@ -16,8 +16,6 @@ import lightning.pytorch as L
 import pytest
 import torch
 from conftest import PROJECT, Train
-from ranks import Ranks
-from test_distributed import train as train_on_rank
 from test_resume import assert_same_outcome
 
 from fer.errors import TrainingError
@@ -71,16 +69,6 @@ def test_a_full_disk_stops_the_run_and_leaves_the_epoch_before(
     train(folder, f"logger={logger}")
     train(tmp_path / "undisturbed", f"logger={logger}")
     assert_same_outcome(folder, tmp_path / "undisturbed")
-
-
-def test_on_several_devices_none_waits_for_the_one_that_cannot_write(
-    overrides: list[str], ranks: dict[int, Ranks], tmp_path: Path
-) -> None:
-    folder = tmp_path / "run"
-    with pytest.raises(TrainingError, match=r"last\.ckpt in epoch 2"):
-        ranks[2](train_on_rank, folder, [*overrides, *room_for(20_000), "logger=none", "trainer.devices=2"])
-    ranks[2](lift_limit)
-    assert (folder / LAST).read_bytes() == (folder / "before.ckpt").read_bytes()
 
 
 @pytest.fixture
