@@ -59,4 +59,4 @@ def test_a_method_a_backbone_and_a_data_set_are_a_file_and_a_yaml_each(
         [*command, "seed=1"], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
     )
     assert done.returncode == 2
-    assert re.search(r"labels\.csv line \d+: train/bar/000\.png is missing", done.stderr)
+    assert re.search(r"train/bar/000\.png \(labels\.csv, line \d+\): missing", done.stderr)
