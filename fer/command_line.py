@@ -99,7 +99,7 @@ def _keys(config_name: str, overrides: Sequence[str]) -> list[str]:
     GlobalHydra.instance().clear()  # the program is about to end
     try:
         config = compose(given, config_name)
-    except _MISTAKES:
+    except (*_MISTAKES, ConfigError):
         config = compose([], config_name)
     return [*_dotted(OmegaConf.to_container(config))]
 

@@ -112,7 +112,7 @@ DATA = [
     ("~data.reader", "data.reader is missing"),
     ("noise=asymmetric", "asymmetric noise is defined for"),
     ("method=pdls", "method.prior is for .*the data has bar, disc, line"),
-    ("cache_dir=/dev/null/cache", "kept in cache_dir=/dev/null/cache"),
+    ("cache_dir=/dev/null/cache", "/dev/null/cache.*choose another with cache_dir=FOLDER"),
 ]
 
 
