@@ -7,6 +7,8 @@ from typing import Any
 
 from fer.errors import ConfigError
 
+ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps")
+
 
 def devices_per_node(trainer: Mapping[str, Any]) -> int:
     """Devices, and so ranks, on each machine.
@@ -18,7 +20,7 @@ def devices_per_node(trainer: Mapping[str, Any]) -> int:
     Raises:
         ConfigError: something else.
     """
-    devices = trainer["devices"]
+    devices = trainer.get("devices")
     if devices in (-1, "auto"):
         return max(1, _visible_gpus()) if trainer["accelerator"] in ("auto", "gpu", "cuda") else 1
     if isinstance(devices, list) and devices and all(isinstance(index, int) for index in devices):
@@ -38,6 +40,26 @@ def world_size(trainer: Mapping[str, Any]) -> int:
     if not isinstance(nodes, int) or isinstance(nodes, bool) or nodes < 1:
         raise ConfigError(f"trainer.num_nodes is {nodes!r}; it must be a whole number of 1 or more")
     return nodes * devices_per_node(trainer)
+
+
+def check_accelerator(trainer: Mapping[str, Any]) -> None:
+    """Refuse an accelerator or a number of devices that this machine does not have.
+
+    Raises:
+        ConfigError: naming the key.
+    """
+    accelerator, devices = trainer.get("accelerator"), trainer.get("devices")
+    if accelerator not in ACCELERATORS:
+        raise ConfigError(f"trainer.accelerator is {accelerator!r}; choose one of {', '.join(ACCELERATORS)}")
+    needs_gpu = accelerator in ("gpu", "cuda")
+    if not needs_gpu and (accelerator != "auto" or devices in (1, -1, "auto")):
+        return
+    there = _visible_gpus()
+    if needs_gpu and not there:
+        raise ConfigError(f"trainer.accelerator={accelerator}, but torch finds no GPU here; use auto or cpu")
+    wanted = max(devices) + 1 if isinstance(devices, list) else devices_per_node(trainer)
+    if there and wanted > there:
+        raise ConfigError(f"trainer.devices={devices}, but this machine has {there} GPU{'s' if there > 1 else ''}")
 
 
 def has_gpus() -> bool:

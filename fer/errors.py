@@ -16,6 +16,10 @@ class ConfigError(UserError):
     """A configuration that cannot be run; the message names the key."""
 
 
+class OtherClasses(ConfigError):
+    """A configuration for other classes than those of the data."""
+
+
 class RunFailed(Exception):
     """A run that ended with an error; what helps to find the cause is in ``error.txt`` of its folder."""
 

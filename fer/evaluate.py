@@ -7,6 +7,7 @@ from typing import Any
 import hydra
 from omegaconf import DictConfig
 
+from fer.command_line import composition_reported
 from fer.config import CONFIG_DIR
 from fer.errors import ConfigError, reported
 from fer.paths_on_command_line import quote_paths
@@ -47,7 +48,8 @@ def _on_this_machine(config: dict[str, Any], cfg: DictConfig) -> dict[str, Any]:
 def main() -> None:
     """Exit status 0; 2 for a folder that holds no finished run."""
     quote_paths("run", "data_root", "cache_dir")
-    _evaluate()
+    with composition_reported("fer-eval", "eval"):
+        _evaluate()
 
 
 if __name__ == "__main__":

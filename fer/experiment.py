@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,9 +14,9 @@ import numpy as np
 import torch
 from lightning.pytorch.strategies import DDPStrategy
 from numpy.typing import NDArray
-from torch import nn
 
 from fer import predictions
+from fer.building import Config, build_method, rehearse
 from fer.callbacks.progress import EpochBar
 from fer.callbacks.run_writer import RunWriter
 from fer.callbacks.seeding import Seeding, seed_everything
@@ -27,10 +26,10 @@ from fer.checkpoints import WholeCheckpoints, read_checkpoint
 from fer.data.module import FaceDataModule
 from fer.data.noise import fingerprint
 from fer.devices import world_size
+from fer.errors import ConfigError
 from fer.instantiation import configured, instantiated
-from fer.methods.base import Method, Setting
+from fer.methods.base import Method
 from fer.models.batch_norm import synchronise_statistics
-from fer.models.network import FaceNetwork
 from fer.prediction_table import read_class_names, read_given_labels
 from fer.results import result_row, run_result
 from fer.runs import RunFolder, RunFolderError
@@ -38,7 +37,6 @@ from fer.terminal import logging_to
 
 log = logging.getLogger(__name__)
 
-Config = Mapping[str, Any]
 _DATAMODULE_KEYS = (
     "cache_dir", "image_cache", "batch_size", "train_samples", "protocol", "holdout_share", "seed", "num_workers",
 )  # fmt: skip
@@ -66,26 +64,21 @@ def build(config: Config, folder: RunFolder, *, for_training: bool = True) -> Ex
         ConfigError: a value does not fit; the message names it.
         DatasetError: all faults of the data set.
     """
-    datamodule = build_data(config)
-    seed_everything(config["seed"])
-    method = _build_method(
-        config,
-        datamodule.table.class_names,
-        torch.from_numpy(datamodule.train.given),
-        evaluation_name=datamodule.evaluation_name,
-        with_weights=for_training,
-    )
+    if for_training:
+        rehearse(config)
+    datamodule = _unread_data(config)
     checkpoints = WholeCheckpoints()
     if for_training:
         callbacks = [SignalsAsBefore(), Seeding(config["seed"]), StepLosses(), RunWriter(folder, checkpoints)]
-        callbacks += [instantiated(callback) for callback in (config["callbacks"] or {}).values()]
-        logger = instantiated(config["logger"], save_dir=folder.path, name="tensorboard", version="")
+        callbacks += [instantiated(node, f"callbacks.{name}") for name, node in (config["callbacks"] or {}).items()]
+        logger = instantiated(config["logger"], "logger", save_dir=folder.path, name="tensorboard", version="")
     else:
         callbacks, logger = [SignalsAsBefore()], None
     on_terminal = config["trainer"]["enable_progress_bar"] and for_training and sys.stdout.isatty()
     is_distributed = world_size(config["trainer"]) > 1
     trainer: L.Trainer = instantiated(
         {**config["trainer"], "enable_progress_bar": on_terminal},
+        "trainer",
         # Buffers hold what ranks have seen of their own samples; a broadcast at every step would overwrite it.
         strategy=DDPStrategy(broadcast_buffers=False) if is_distributed else "auto",
         plugins=[checkpoints, *cluster_without_requeueing()],
@@ -98,6 +91,15 @@ def build(config: Config, folder: RunFolder, *, for_training: bool = True) -> Ex
         default_root_dir=folder.path,
     )
     datamodule.trainer = trainer
+    _read(datamodule)
+    seed_everything(config["seed"])
+    method = build_method(
+        config,
+        datamodule.table.class_names,
+        torch.from_numpy(datamodule.train.given),
+        evaluation_name=datamodule.evaluation_name,
+        with_weights=for_training,
+    )
     if is_distributed and config["sync_batchnorm"]:
         configured(synchronise_statistics, method, trainer.strategy.root_device)
     return Experiment(config, datamodule, method, trainer)
@@ -109,16 +111,30 @@ def build_data(config: Config) -> FaceDataModule:
     Raises:
         ConfigError, DatasetError: they are not there or cannot be used.
     """
-    datamodule = configured(
-        FaceDataModule,
-        read=instantiated(config["data"]["reader"], _partial_=True),
-        noise=instantiated(config["noise"]),
-        store_size=config["data"]["store_size"],
-        on_bad_image=config["data"]["on_bad_image"],
-        **{key: config[key] for key in _DATAMODULE_KEYS if key in config},  # a kept one may be older than a key
-    )
-    configured(datamodule.setup)
+    datamodule = _unread_data(config)
+    _read(datamodule)
     return datamodule
+
+
+def _unread_data(config: Config) -> FaceDataModule:
+    module: FaceDataModule = instantiated(
+        {
+            "_target_": "fer.data.module.FaceDataModule",
+            "store_size": config["data"]["store_size"],
+            "on_bad_image": config["data"]["on_bad_image"],
+            **{key: config[key] for key in _DATAMODULE_KEYS if key in config},  # a kept one may be older than a key
+        },
+        read=instantiated(config["data"]["reader"], "data.reader", _partial_=True),
+        noise=instantiated(config["noise"], "noise"),
+    )
+    return module
+
+
+def _read(datamodule: FaceDataModule) -> None:
+    try:
+        configured(datamodule.setup)
+    except OSError as error:
+        raise ConfigError(f"data cannot be read, or kept in cache_dir={datamodule.cache_dir}: {error}") from error
 
 
 def train(config: Config, folder: RunFolder) -> dict[str, Any] | None:
@@ -170,7 +186,7 @@ def trained(folder: RunFolder, device: str | torch.device = "cpu") -> Method:
     folder.result()
     config = folder.config()
     given = torch.tensor(read_given_labels(folder))
-    method = _build_method(config | {"compile": False}, read_class_names(folder), given, with_weights=False)
+    method = build_method(config | {"compile": False}, read_class_names(folder), given, with_weights=False)
     _load(method, _tested_checkpoint(config, folder))
     return method.to(device).eval()
 
@@ -225,37 +241,6 @@ def _load(method: Method, checkpoint: Path) -> None:
         method.load_state_dict(state)
     except RuntimeError as error:
         raise RunFolderError(f"{checkpoint} does not fit the run's config.yaml ({error}); restore both") from error
-
-
-def _build_method(
-    config: Config,
-    class_names: tuple[str, ...],
-    given_labels: torch.Tensor,
-    *,
-    evaluation_name: str = "test",
-    with_weights: bool,
-) -> Method:
-    backbone = dict(config["backbone"])
-    if not with_weights:
-        backbone["weights"] = None
-
-    def build_network() -> FaceNetwork:
-        features: nn.Module = instantiated(backbone)
-        if config["compile"]:
-            features.compile()
-        return FaceNetwork(features, len(class_names), channels_last=config["channels_last"])
-
-    setting = Setting(
-        build_network=build_network,
-        augmentation=instantiated(config["augment"]),
-        optimizer=instantiated(config["optim"]["optimizer"]),
-        scheduler=instantiated(config["optim"]["scheduler"]),
-        class_names=class_names,
-        given_labels=given_labels,
-        evaluation_name=evaluation_name,
-    )
-    method: Method = configured(instantiated(config["method"], _partial_=True), setting)
-    return method
 
 
 def _write_inputs(experiment: Experiment, folder: RunFolder, *, resumed: bool) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import hydra
 from omegaconf import DictConfig
 
+from fer.command_line import composition_reported
 from fer.config import CONFIG_DIR
 from fer.errors import ConfigError, reported
 from fer.paths_on_command_line import quote_paths
@@ -63,7 +64,8 @@ def _images_per_second(model: Model, batch: int) -> float:
 def main() -> None:
     """Exit status 0; 2 for a folder that holds no finished run, or a file that cannot be written."""
     quote_paths("run", "output")
-    _export()
+    with composition_reported("fer-export", "export"):
+        _export()
 
 
 if __name__ == "__main__":

@@ -15,11 +15,11 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from fer.devices import devices_per_node, world_size
+from fer.devices import devices_per_node
 from fer.errors import ConfigError, TrainingError, UserError
 from fer.ranks import Result, in_one_line, is_first_rank, ranks_exist, train_in_workers, train_rank
-from fer.required_keys import check_complete
 from fer.runs import RunFolder, RunFolderError
+from fer.value_check import check_values
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +60,7 @@ def run(
     was_new = folder.state == "new"
     try:
         config = resolve(cfg, choices)
-        check(config)
+        check_values(config, ranks_exist=ranks_exist())
         if folder.open(config, [*config["unnamed_keys"]]) == "done":
             log.info("%s is finished already; remove the folder to train again", folder.path)
             return _finished(config, folder)
@@ -77,7 +77,7 @@ def run(
         if is_sweep_job or isinstance(error, TrainingError):
             folder.add_error(in_one_line(error), "")
         elif was_new and is_first_rank():
-            folder.discard()
+            folder.discard(Path(cfg.get("output_dir") or path))
         raise
 
 
@@ -98,34 +98,6 @@ def check_folder(cfg: DictConfig, path: str | Path, choices: Mapping[str, str | 
     folder.compare(config, [*config["unnamed_keys"]])
     if folder.state == "done":
         _finished(config, folder)
-
-
-def check(config: Mapping[str, Any]) -> None:
-    """What can be told from the values alone.
-
-    Raises:
-        ConfigError: naming the key.
-    """
-    check_complete(config)
-    ranks = world_size(config["trainer"])
-    least = {
-        "seed": (config["seed"], 0),
-        "trainer.max_epochs": (config["trainer"]["max_epochs"], 1),
-        "batch_size": (config["batch_size"], 1),
-        "launch.max_restarts": (config["launch"]["max_restarts"], 0),
-    }
-    for key, (value, lowest) in least.items():
-        if not isinstance(value, int) or isinstance(value, bool) or value < lowest:
-            raise ConfigError(f"{key} is {value!r}; it must be a whole number of {lowest} or more")
-    if config["batch_size"] % ranks:
-        raise ConfigError(
-            f"batch_size={config['batch_size']} is the total over all devices and must divide evenly among {ranks}; "
-            f"choose a multiple of {ranks}"
-        )
-    if config["trainer"]["num_nodes"] > 1 and not ranks_exist():
-        raise ConfigError(
-            "trainer.num_nodes above 1 needs a process for every rank: start torchrun with -m fer.train on each machine"
-        )
 
 
 def _finished(config: Mapping[str, Any], folder: RunFolder) -> Result:

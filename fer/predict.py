@@ -8,6 +8,7 @@ import sys
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
+from fer.command_line import composition_reported
 from fer.config import CONFIG_DIR
 from fer.errors import ConfigError, reported
 from fer.paths_on_command_line import quote_paths
@@ -36,7 +37,8 @@ def _predict(cfg: DictConfig) -> None:
 def main() -> None:
     """Exit status 0; 1 where a photograph could not be read and was left out; 2 where nothing could be done."""
     quote_paths("run", "model", "images", "output", "overlays")
-    _predict()
+    with composition_reported("fer-predict", "predict"):
+        _predict()
 
 
 if __name__ == "__main__":

@@ -69,7 +69,7 @@ class RunFolder:
         """
         try:
             if not self.config_file.is_file():
-                self.path.mkdir(parents=True, exist_ok=True)
+                self.make()
                 with replacing_text(self.config_file) as stream:
                     yaml.safe_dump(dict(config), stream, sort_keys=False)
                 return "new"
@@ -123,14 +123,26 @@ class RunFolder:
     def _not_writable(self, error: OSError) -> RunFolderError:
         return RunFolderError(f"cannot write to {self.path} ({error.strerror}); choose another folder with output_dir=")
 
-    def discard(self) -> None:
-        """Remove what a run that could not start has written, and the folder if nothing else is in it."""
+    def make(self) -> None:
+        """Make the folder where there is none.
+
+        Raises:
+            RunFolderError: the system does not let us.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise self._not_writable(error) from error
+
+    def discard(self, top: Path) -> None:
+        """Remove what a run that could not start has written, and folders within ``top`` that hold nothing else."""
         written = (self.config_file, self.stamp_file, self.noise_file, self.records_file, self.log_file, self.lock_file)
         for file in written:
             file.unlink(missing_ok=True)
         self.remove_pictures()
-        # Of the folders above, those that this run has made are empty by now; rmdir leaves all others alone.
-        for folder in (self.last_checkpoint.parent, self.path, *self.path.parents[:2]):
+        above = (folder for folder in self.path.absolute().parents if folder.is_relative_to(top.absolute()))
+        # Those that this run has made are empty by now; rmdir leaves all others alone.
+        for folder in (self.last_checkpoint.parent, self.path, *above):
             with suppress(OSError):
                 folder.rmdir()
 

@@ -24,13 +24,14 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from fer import launch, ranks
+from fer.command_line import explained
 from fer.errors import ConfigError, RunFailed, UserError, reported
 from fer.runs import RunFolder, State
 from fer.terminal import log_to_terminal
+from fer.value_check import check_values
 
 log = logging.getLogger(__name__)
 
-_OUTCOMES = ("done", "skipped", "resumed", "failed", "not finished")
 _OUTCOMES = ("done", "skipped", "resumed", "failed", "not finished")
 _AFTER_SIGTERM = 128 + signal.SIGTERM
 _BASIC_SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
@@ -55,7 +56,13 @@ class Job:
 
 
 class SweepWatch(Callback):
-    """Hydra tells it of a sweep before the first job."""
+    """Hydra tells it of a run, or of a sweep, before the first job and before any folder is made."""
+
+    def on_run_start(self, config: DictConfig, **_: Any) -> None:
+        with reported("fer-train"), _nothing_ignored():
+            resolved = launch.resolve(_without_hydra(config), config.hydra.runtime.choices)
+            check_values(resolved, ranks_exist=ranks.ranks_exist())
+            RunFolder(config.hydra.run.dir).make()
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         log_to_terminal()
@@ -86,12 +93,11 @@ class Sweep:
         self.started = time.time()
         self.folder = Path(config.hydra.sweep.dir)
         self.jobs = None if searches else list(_planned(config))
-        if self.jobs is None:
-            self.folder.mkdir(parents=True, exist_ok=True)  # for the study
-        else:
+        if self.jobs is not None:
             _check_folders(self.jobs)
             finished = sum(job.state == "done" for job in self.jobs)
             log.info("%s, %d of them finished already", _counted(self.jobs), finished)
+        RunFolder(self.folder).make()
 
     def summary(self) -> tuple[str, bool]:
         """Lines for the terminal, and whether every job is done."""
@@ -185,7 +191,7 @@ def _nothing_ignored() -> Iterator[None]:
     except UserError:
         raise
     except (HydraException, OmegaConfBaseException) as error:
-        raise ConfigError(str(error)) from error
+        raise ConfigError(explained(error, "train", sys.argv[1:])) from error
     except Exception:
         traceback.print_exc()
         raise SystemExit(1) from None

@@ -10,6 +10,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from fer import launch, resources, sweep
+from fer.command_line import composition_reported
 from fer.config import CONFIG_DIR
 from fer.errors import reported
 from fer.paths_on_command_line import quote_foreign_paths
@@ -37,7 +38,7 @@ def main() -> None:
     """Exit status 0; 1 when a run fails; 2 for what cannot be used as it is; 130 after Ctrl-C, 143 after SIGTERM."""
     resources.register()
     sys.argv[1:] = quote_foreign_paths(sys.argv[1:])
-    with sweep.summarised():
+    with composition_reported("fer-train", "train"), sweep.summarised():
         _train()
 
 

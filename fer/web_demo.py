@@ -7,6 +7,7 @@ from contextlib import suppress
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
+from fer.command_line import composition_reported
 from fer.config import CONFIG_DIR
 from fer.errors import reported
 from fer.paths_on_command_line import quote_paths
@@ -28,7 +29,7 @@ def _demo(cfg: DictConfig) -> None:
 def main() -> None:
     """Runs until Ctrl-C, and then exit status 0; 2 for what cannot be shown, before anything is served."""
     quote_paths("run", "model")
-    with suppress(KeyboardInterrupt):
+    with composition_reported("fer-demo", "demo"), suppress(KeyboardInterrupt):
         _demo()
 
 

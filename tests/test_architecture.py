@@ -19,9 +19,11 @@ from conftest import PROJECT
 LAYERS = (
     ("train", "evaluate", "predict", "export", "web_demo", "data.cli"),
     ("report", "sweep", "inference"),
+    ("command_line",),
     ("launch", "config", "resources", "figures"),
     ("ranks",),
     ("experiment",),
+    ("building", "value_check"),
     ("predictions", "callbacks", "instantiation"),
     ("methods", "data", "reporting"),
     ("cam_record", "prediction_table", "checkpoints"),
@@ -41,7 +43,7 @@ LAYERS = (
 )
 MAY_KNOW_HYDRA = {
     "train", "evaluate", "predict", "export", "web_demo", "data.cli", "sweep", "launch", "config", "resources",
-    "instantiation",
+    "instantiation", "command_line",
 }  # fmt: skip
 # Everything else in fer.data works on files and arrays, so that the data tools start at once.
 DATA_MAY_KNOW_TORCH = {"fer.data.module", "fer.data.samplers"}

@@ -145,7 +145,7 @@ def test_an_existing_list_is_not_overwritten(
         (["check", "data=raf_db", "data.root=/nowhere"], 1, "/nowhere: no such folder; set data.root"),
         (["check", "data=folder"], 2, "data.root must be given: add data.root=..."),
         (["stats", "data=folder", "noise=file"], 2, "data.root and noise.path must be given"),
-        (["check", "data=nonsense"], 2, "data/nonsense"),
+        (["check", "data=nonsense"], 2, "no data=nonsense; choose one of demo"),
         (["check", "data.rot=x"], 2, "data.rot"),
         (["noise", "data=folder", "data.root=/nowhere"], 1, "the list to write comes first"),
     ],

@@ -18,6 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 from rich.table import Table
 
+from fer.command_line import explained
 from fer.config import compose
 from fer.data.index import DatasetError, IntArray, SampleTable
 from fer.data.label_list import write_label_list
@@ -35,8 +36,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     run: Callable[[argparse.Namespace], None] = arguments.run
     try:
         run(arguments)
-    except (HydraException, OmegaConfBaseException, ConfigError) as error:
-        print(f"fer-data: {_first_lines(error)}", file=sys.stderr)
+    except (HydraException, OmegaConfBaseException) as error:
+        print(f"fer-data: {explained(error, overrides=arguments.overrides)}", file=sys.stderr)
+        return 2
+    except ConfigError as error:
+        print(f"fer-data: {error}", file=sys.stderr)
         return 2
     except DatasetError as error:
         print(f"fer-data: {error.report()}", file=sys.stderr)
@@ -210,14 +214,6 @@ def _leaks(table: SampleTable, bad: IntArray) -> list[str]:
         f"{len(pairs):,} test images are also training images, byte for byte, first {first_test} = {first_train}: "
         "test scores are too high; remove one copy of each"
     ]
-
-
-def _first_lines(error: Exception) -> str:
-    """Hydra and OmegaConf append keys and object types, which say nothing to a user."""
-    lines = str(error).splitlines()
-    return "\n".join(line for line in lines if not line.strip().startswith(("full_key:", "object_type="))) or repr(
-        error
-    )
 
 
 if __name__ == "__main__":

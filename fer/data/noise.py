@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from fer.data.index import DatasetError, IntArray, SampleTable
 from fer.data.label_list import read_label_list
+from fer.errors import OtherClasses
 
 ASYMMETRIC_MAP = {
     "surprise": "anger",
@@ -66,11 +67,11 @@ def asymmetric(table: SampleTable, *, ratio: float, seed: int) -> IntArray:
     The map is the one of LA-Net (Wu and Cui, ICCV 2023): ``ASYMMETRIC_MAP``, by class name in any order and case.
 
     Raises:
-        ValueError: the classes are not the seven expressions.
+        OtherClasses: the classes are not the seven expressions.
     """
     names = [_SAME_EXPRESSION.get(name.lower(), name.lower()) for name in table.class_names]
     if sorted(names) != sorted(ASYMMETRIC_MAP):
-        raise ValueError(
+        raise OtherClasses(
             f"asymmetric noise is defined for the classes {', '.join(ASYMMETRIC_MAP)}; {table.root} has "
             f"{', '.join(table.class_names)}: rename them, or use noise=pair or noise=class_dependent"
         )
@@ -94,13 +95,14 @@ def class_dependent(
     order; None takes the matrix as it is.
 
     Raises:
-        ValueError: the matrix is not K x K, has a negative or non-finite entry or a row that does not sum to 1 (within
-            1e-6), its classes are not the data set's, or a ratio is given, which this noise does not use.
+        OtherClasses: the matrix is not K x K, or its classes are not the data set's.
+        ValueError: it has a negative or non-finite entry or a row that does not sum to 1 (within 1e-6), or a ratio is
+            given, which this noise does not use.
     """
     if ratio is not None:
         raise ValueError("noise=class_dependent takes its rates from noise.matrix: leave noise.ratio out")
     if classes is not None and [name.lower() for name in classes] != [name.lower() for name in table.class_names]:
-        raise ValueError(
+        raise OtherClasses(
             f"noise.matrix is for the classes {', '.join(classes)}; {table.root} has {', '.join(table.class_names)}: "
             "write the rows and columns in that order and set noise.classes to it"
         )
@@ -189,7 +191,7 @@ def _checked(ratio: Any) -> float:
 def _checked_matrix(matrix: Sequence[Sequence[float]], class_names: Sequence[str]) -> NDArray[np.float64]:
     size = len(class_names)
     if len(matrix) != size or any(len(row) != size for row in matrix):
-        raise ValueError(
+        raise OtherClasses(
             f"noise.matrix must have {size} rows of {size} numbers, for the classes {', '.join(class_names)}; got "
             f"{len(matrix)} rows of {', '.join(str(len(row)) for row in matrix)}"
         )

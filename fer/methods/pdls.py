@@ -13,6 +13,7 @@ from torch import Tensor
 
 from fer.augment import EraseRecipe
 from fer.batch import Batch
+from fer.errors import OtherClasses
 from fer.methods.base import Loss, Setting
 from fer.methods.eac import AttentionConsistency
 
@@ -48,7 +49,7 @@ class PDLS(AttentionConsistency):
         if not 0 <= alpha <= 1:
             raise ValueError(f"method.alpha is {alpha}; it must lie in 0..1")
         if sorted(classes) != sorted(setting.class_names):
-            raise ValueError(
+            raise OtherClasses(
                 f"method.prior is for {', '.join(classes)}, the data has {', '.join(setting.class_names)}; "
                 "give method.classes and method.prior of these, or use method=label_smoothing"
             )
