@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from multiprocessing import connection, parent_process
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from threading import Thread
 from typing import Any
 
@@ -65,7 +66,7 @@ def train_rank(config: Mapping[str, Any], path: str | Path) -> Result | UserErro
 def train_in_workers(config: Mapping[str, Any], folder: RunFolder) -> Result:
     """Hand the job to one fresh process per device; ranks that crash are started again from the last checkpoint."""
     ranks = devices_per_node(config["trainer"])
-    with _worker_environment(ranks), _signals_restored():
+    with _worker_environment(ranks), _signals_restored(), TemporaryDirectory(prefix="fer-ranks-") as meeting_place:
         from torch.distributed.elastic.multiprocessing.api import SignalException
         from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
         from torch.distributed.launcher.api import LaunchConfig, elastic_launch
@@ -78,7 +79,9 @@ def train_in_workers(config: Mapping[str, Any], folder: RunFolder) -> Result:
             nproc_per_node=ranks,
             run_id=uuid.uuid4().hex,
             rdzv_backend="c10d",
-            rdzv_endpoint="localhost:0",
+            # Not the usual port, on which the agent would unpickle what any other machine sends.
+            rdzv_endpoint=str(Path(meeting_place, "store")),
+            rdzv_configs={"store_type": "file"},
             local_addr="localhost",
             max_restarts=config["launch"]["max_restarts"],
             start_method="spawn",
