@@ -55,10 +55,13 @@ def check_accelerator(trainer: Mapping[str, Any]) -> None:
     if not needs_gpu and (accelerator != "auto" or devices in (1, -1, "auto")):
         return
     there = _visible_gpus()
-    if needs_gpu and not there:
-        raise ConfigError(f"trainer.accelerator={accelerator}, but torch finds no GPU here; use auto or cpu")
+    if not there:
+        use = "use auto or cpu" if needs_gpu else "trainer.accelerator=cpu trains on so many processes"
+        raise ConfigError(
+            f"trainer.accelerator={accelerator} trainer.devices={devices}: torch finds no GPU here; {use}"
+        )
     wanted = max(devices) + 1 if isinstance(devices, list) else devices_per_node(trainer)
-    if there and wanted > there:
+    if wanted > there:
         raise ConfigError(f"trainer.devices={devices}, but this machine has {there} GPU{'s' if there > 1 else ''}")
 
 

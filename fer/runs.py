@@ -67,14 +67,15 @@ class RunFolder:
             RunFolderError: it belongs to another configuration (the message shows the difference), or cannot be
                 written to.
         """
-        try:
-            if not self.config_file.is_file():
-                self.make()
+        if not self.config_file.is_file():
+            self.make()
+            try:
                 with replacing_text(self.config_file) as stream:
                     yaml.safe_dump(dict(config), stream, sort_keys=False)
                 return "new"
-        except OSError as error:
-            raise self._not_writable(error) from error
+            except OSError as error:
+                if not self.config_file.is_file():  # else another rank has written it meanwhile
+                    raise self._not_writable(error) from error
         self.compare(config, unnamed_keys)
         return self.state
 

@@ -18,6 +18,7 @@ from typing import Any
 
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.utils import JobReturn
 from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
@@ -68,6 +69,10 @@ class SweepWatch(Callback):
         log_to_terminal()
         with reported("fer-train"), _nothing_ignored():
             _sweeps.append(Sweep(config))
+
+    def on_job_end(self, config: DictConfig, job_return: JobReturn, **_: Any) -> None:
+        """Let go of the configurations that Hydra would keep of every job to the end of a sweep."""
+        job_return.cfg = job_return.hydra_cfg = None
 
 
 class Sweep:

@@ -327,7 +327,7 @@ def test_interrupted_run_resumes_to_the_same_result(
 def test_all_ranks_stop_for_a_loss_that_one_of_them_met(on_two: list[str], ranks: RankGroups, tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "run")
     with pytest.raises(TrainingError, match="in epoch 2, step 2, of samples ") as caught:
-        ranks[2](train, folder.path, [*on_two, *spoil(epoch=2, step=2, value="nan", rank=1)])
+        ranks[2](train, folder.path, [*on_two, *spoil(epoch=2, step=2, value=1e38, rank=1)])
     assert f" {(folder.path / 'spoilt.txt').read_text()} (rows of noise.csv" in str(caught.value)
     assert folder.state == "failed" and len(folder.records()) == 1
 

@@ -39,7 +39,7 @@ def spoil(**arguments: Any) -> list[str]:
 def test_epoch_step_part_and_samples_are_named(
     epoch: int, step: int, log_every: int, train: Train, tmp_path: Path
 ) -> None:
-    arguments = spoil(epoch=epoch, step=step, value="nan")
+    arguments = spoil(epoch=epoch, step=step, value=1e38)
     with pytest.raises(TrainingError) as caught:
         train(tmp_path, *arguments, f"trainer.log_every_n_steps={log_every}")
     message = str(caught.value)
@@ -58,7 +58,7 @@ def test_a_loss_that_explodes_stops_the_run(train: Train, tmp_path: Path) -> Non
 def test_the_run_goes_on_when_the_cause_has_gone(train: Train, tmp_path: Path) -> None:
     undisturbed = train(tmp_path / "undisturbed")
     with pytest.raises(TrainingError):
-        train(tmp_path / "run", *spoil(epoch=2, step=1, value="inf"))
+        train(tmp_path / "run", *spoil(epoch=2, step=1, value=1e38))
     again = train(tmp_path / "run")
     assert again["metrics"] == undisturbed["metrics"]
     assert RunFolder(tmp_path / "run").state == "done"

@@ -138,7 +138,12 @@ def refuses(train: Train, folder: Path, overrides: list[str], message: str) -> N
 @pytest.mark.parametrize(
     ("devices", "there", "message"),
     [
-        ("trainer.accelerator=gpu", 0, "trainer.accelerator=gpu, but torch finds no GPU here"),
+        (
+            "trainer.accelerator=gpu",
+            0,
+            "trainer.accelerator=gpu trainer.devices=1: torch finds no GPU here; use auto or cpu",
+        ),
+        ("trainer.accelerator=auto trainer.devices=2", 0, "no GPU here; trainer.accelerator=cpu trains on so many"),
         ("trainer.accelerator=gpu trainer.devices=8", 0, "no GPU here"),
         ("trainer.accelerator=gpu trainer.devices=8", 2, "trainer.devices=8, but this machine has 2 GPUs"),
         ("trainer.accelerator=auto trainer.devices=2", 1, "trainer.devices=2, but this machine has 1 GPU$"),

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from conftest import CHOICES, Train
 from small_methods import build, raw_images
 from test_methods import METHODS, overrides_of
@@ -124,7 +125,7 @@ def test_a_finished_run_is_loaded_without_its_data(protocol: str, train: Train, 
     folder = RunFolder(tmp_path / "run")
     config = folder.config()
     config["data"]["root"] = config["data"]["reader"]["root"] = str(tmp_path / "moved")
-    folder.config_file.write_text(str(config))
+    folder.config_file.write_text(yaml.safe_dump(config))
     method = experiment.trained(folder)
     name = "best" if protocol == "holdout" else "last"
     state = torch.load(folder.last_checkpoint.with_name(f"{name}.ckpt"), weights_only=True)["state_dict"]

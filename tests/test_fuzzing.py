@@ -42,6 +42,7 @@ from fer.models.backbones import tiny
 from fer.models.pickle_machine import UnsafePickleError
 from fer.models.pickle_stream import DamagedPickleError
 from fer.models.weights import WeightsError, load_backbone_weights
+from fer.value_check import check_values
 
 T = TypeVar("T")
 
@@ -357,7 +358,7 @@ def checked(config: DictConfig) -> str:
     assert isinstance(folder, str)
     with open_dict(config):
         del config["hydra"]
-    launch.check(launch.resolve(config, choices))
+    check_values(launch.resolve(config, choices), ranks_exist=False)
     return "accepted"
 
 

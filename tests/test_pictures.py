@@ -354,7 +354,7 @@ def test_a_method_that_cannot_be_explained_is_trained_all_the_same(
     ("override", "message"),
     [
         ("callbacks.pictures.epochs=1", "callbacks.pictures.epochs is 1; it must be a whole number of 2 or more"),
-        ("callbacks.pictures.epochs=often", "callbacks.pictures.epochs is often"),
+        ("callbacks.pictures.epochs=often", "callbacks.pictures.epochs is 'often'; it must be a whole number"),
         ("callbacks.projector.faces=2", "callbacks.projector.faces is 2"),
     ],
 )
