@@ -15,12 +15,14 @@ from typing import Any
 import lightning.pytorch as L
 import pytest
 import torch
-from conftest import PROJECT, Train
+from conftest import CHOICES, PROJECT, Train
 from sweeping import Command, times_trained, wait_until
 
+from fer import launch
 from fer.callbacks.run_writer import COSTS
+from fer.config import compose
 from fer.errors import UserError
-from fer.runs import RunFolder
+from fer.runs import RunFolder, RunFolderError
 
 EPOCHS = 3
 
@@ -113,10 +115,31 @@ def test_folder_of_another_configuration_is_refused_with_the_difference(undistur
     assert len(records(undisturbed)) == EPOCHS
 
 
+def test_a_job_of_a_sweep_is_compared_with_its_folder_before_the_sweep(
+    undisturbed: Path, overrides: list[str], shapes: Path, tmp_path: Path
+) -> None:
+    def check(folder: Path, *more: str) -> None:
+        launch.check_folder(compose([*overrides, *more]), folder, CHOICES)
+
+    check(tmp_path / "nowhere")
+    check(undisturbed)
+    with pytest.raises(RunFolderError, match=r"method\.lam: 5\.0 in the folder, 2\.0 now"):
+        check(undisturbed, "method.lam=2.0")
+    check(undisturbed, "noise.ratio=???")  # this job fails by itself, and keeps no other from its turn
+    (tmp_path / "moved").symlink_to(shapes)
+    check(undisturbed, f"data.root={tmp_path / 'moved'}")
+
+
 @pytest.mark.parametrize("same", ["num_workers=2", "trainer.log_every_n_steps=1", "trainer.enable_progress_bar=false"])
 def test_what_cannot_change_a_result_does_not(same: str, undisturbed: Path, train: Train, tmp_path: Path) -> None:
     train(tmp_path / "other", same)
     assert_same_outcome(tmp_path / "other", undisturbed)
+
+
+def test_workers_and_what_is_shown_do_not_change_a_method_that_draws(train: Train, tmp_path: Path) -> None:
+    train(tmp_path / "one", "method=dividemix", "method.warm_up=1")
+    train(tmp_path / "other", "method=dividemix", "method.warm_up=1", "num_workers=2", "callbacks=none", "logger=none")
+    assert_same_outcome(tmp_path / "one", tmp_path / "other")
 
 
 def test_another_seed_gives_another_result(undisturbed: Path, train: Train, tmp_path: Path) -> None:
