@@ -23,14 +23,6 @@ from fer.config import compose
 PROJECT = Path(__file__).resolve().parent.parent
 USE_RANKS = ("test_batch_norm.py", "test_distributed.py", "test_methods.py")
 USE_ONE_SERVER = ("test_web_demo.py",)
-# Tests of what the report on coverage is about. The others are not traced, which would cost a third of their time.
-MEASURED = {
-    f"test_{name}.py"
-    for name in (
-        "data_cli", "data_report", "demo_faces", "distributed", "errors", "folder", "fuzzing", "image_store", "noise",
-        "raf_db", "resume", "run_folder", "samplers", "storage_faults", "weights",
-    )
-}  # fmt: skip
 CHOICES = {"method": "eac", "backbone": "tiny", "data": "folder", "noise": "symmetric"}
 
 # The same examples every time: a failure is then always the change's own. No deadlines: machines differ.
@@ -48,12 +40,6 @@ class KeepTogether(LoadScopeScheduling):
         if file in USE_RANKS:
             return "ranks"
         return file if file in USE_ONE_SERVER else nodeid
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        if item.path.name not in MEASURED:
-            item.add_marker("no_cover")
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> KeepTogether | None:
