@@ -40,22 +40,24 @@ def heat_colours(maps: Tensor, height: int, width: int, *, colour_map: str = HEA
     faces; a flat map is shown as its middle.
 
     Args:
-        maps: (B, h, w).
+        maps: (..., h, w).
         height, width: of the pictures.
         colour_map: of matplotlib.
 
     Returns:
-        uint8 (B, 3, height, width).
+        uint8 (..., 3, height, width).
     """
     from matplotlib import colormaps
 
-    enlarged = F.interpolate(maps[:, None].float(), size=(height, width), mode="bilinear", align_corners=False)[:, 0]
-    least, most = enlarged.amin((1, 2), keepdim=True), enlarged.amax((1, 2), keepdim=True)
+    small = maps.float().reshape(-1, 1, *maps.shape[-2:])
+    enlarged = F.interpolate(small, size=(height, width), mode="bilinear", align_corners=False)
+    enlarged = enlarged.view(*maps.shape[:-2], height, width)
+    least, most = enlarged.amin((-2, -1), keepdim=True), enlarged.amax((-2, -1), keepdim=True)
     is_flat = most - least <= 1e-5 * torch.maximum(most.abs(), least.abs())
-    heat = torch.where(is_flat, 0.5, (enlarged - least) / (most - least).clamp(min=1e-12))
+    scale = 255 * ~is_flat / (most - least).clamp(min=1e-12)
+    steps = enlarged.sub_(least).mul_(scale).add_(127.5 * is_flat).round_().long()
     colours = torch.as_tensor(colormaps[colour_map](range(256), bytes=True)[:, :3], device=maps.device)
-    steps = (heat * 255).round().long()
-    return torch.stack([channel[steps] for channel in colours.T.contiguous()], 1)
+    return torch.stack([channel.take(steps) for channel in colours.T.contiguous()], -3)
 
 
 def overlay(image: Tensor, maps: Tensor, *, strength: float = 0.5, colour_map: str = HEAT) -> Tensor:
@@ -63,12 +65,12 @@ def overlay(image: Tensor, maps: Tensor, *, strength: float = 0.5, colour_map: s
 
     Args:
         image: uint8 (B, 3, H, W).
-        maps: (B, h, w).
+        maps: (..., B, h, w), several of every face where there are more axes.
         strength: share of the colours in the mixture, 0..1.
         colour_map: of matplotlib.
 
     Returns:
-        uint8 (B, 3, H, W).
+        uint8 (..., B, 3, H, W).
     """
     colours = heat_colours(maps, image.shape[-2], image.shape[-1], colour_map=colour_map)
-    return ((1 - strength) * image + strength * colours).round().to(torch.uint8)
+    return torch.add((1 - strength) * image, colours, alpha=strength).round_().to(torch.uint8)

@@ -1,12 +1,13 @@
 """Small pictures for TensorBoard: images in rows with captions, and a confusion matrix.
 
-Drawn with Pillow: a figure of matplotlib takes a quarter of a second, which training would have to wait for.
+Training waits for them, and a figure of matplotlib takes a quarter of a second. So they are put together from pieces:
+a word is drawn once and then copied, and so is a cell of the matrix.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -24,10 +25,13 @@ _LARGEST_MATRIX = 560
 _FULL = np.array([8, 48, 107])
 """Colour of a share of 1; a share of 0 is white."""
 
+Pixels = NDArray[np.uint8]
+"""RGB (h, w, 3)."""
+
 
 def rows_of_images(
     images: NDArray[np.uint8], row_names: Sequence[str], column_names: Sequence[str], new_group: Sequence[int] = ()
-) -> Image.Image:
+) -> Pixels:
     """R rows of C images, a name before every row and above every column; names may have several lines.
 
     Args:
@@ -35,26 +39,24 @@ def rows_of_images(
         row_names, column_names: R and C of them.
         new_group: columns that stand off from the one before.
     """
-    _, _, _, height, width = images.shape
+    rows, columns, _, height, width = images.shape
     side = _widest(row_names) + 2 * _GAP
     top = _line_height() * max(name.count("\n") + 1 for name in column_names) + 2 * _GAP
     offsets = [
-        column * (width + _GAP) + 3 * _GAP * sum(first <= column for first in new_group)
-        for column in range(len(column_names))
+        side + column * (width + _GAP) + 3 * _GAP * sum(first <= column for first in new_group)
+        for column in range(columns)
     ]
-    picture = Image.new("RGB", (side + offsets[-1] + width + _GAP, top + len(row_names) * (height + _GAP)), "white")
-    pen = ImageDraw.Draw(picture)
-    for name, offset in zip(column_names, offsets, strict=True):
-        pen.multiline_text((side + offset, _GAP), name, _TEXT, _font())
+    picture = _blank(top + rows * (height + _GAP), offsets[-1] + width + _GAP)
+    in_rows = picture[top:].reshape(rows, height + _GAP, -1, 3)
+    for column, (name, x) in enumerate(zip(column_names, offsets, strict=True)):
+        _write(picture, x, _GAP, name)
+        in_rows[:, :height, x : x + width] = images[:, column].transpose(0, 2, 3, 1)
     for row, name in enumerate(row_names):
-        y = top + row * (height + _GAP)
-        pen.multiline_text((_GAP, y), name, _TEXT, _font())
-        for column, offset in enumerate(offsets):
-            picture.paste(Image.fromarray(images[row, column].transpose(1, 2, 0)), (side + offset, y))
+        _write(picture, _GAP, top + row * (height + _GAP), name)
     return picture
 
 
-def confusion_matrix(counts: NDArray[np.int64], class_names: Sequence[str], title: str) -> Image.Image:
+def confusion_matrix(counts: NDArray[np.int64], class_names: Sequence[str], title: str) -> Pixels:
     """Rows are labels, columns predictions; a cell shows and is coloured by its share of the row, in percent.
 
     Args:
@@ -64,46 +66,90 @@ def confusion_matrix(counts: NDArray[np.int64], class_names: Sequence[str], titl
     """
     classes = len(counts)
     support = counts.sum(1, keepdims=True)
-    shares = counts / np.maximum(support, 1)
+    percents = np.rint(100 * counts / np.maximum(support, 1)).astype(int)
     is_numbered = classes <= _MOST_NUMBERED
     cell = _CELL if is_numbered else max(2, _LARGEST_MATRIX // classes)
     names = [f"{name} ({count})" for name, count in zip(class_names, support[:, 0], strict=True)] if is_numbered else []
     side = max(_widest(names), _widest(["label"])) + 3 * _GAP
     top = 2 * (_line_height() + _GAP) + (_widest(class_names) if is_numbered else 0) + 2 * _GAP
     size = classes * cell
-    picture = Image.new("RGB", (max(side + size + _GAP, _widest([title]) + 2 * _GAP), top + size + _GAP), "white")
-    colours = np.rint(255 + shares[:, :, None] * (_FULL - 255)).astype(np.uint8)
-    picture.paste(Image.fromarray(colours).resize((size, size), Image.Resampling.NEAREST), (side, top))
-    pen = ImageDraw.Draw(picture)
-    pen.text((_GAP, _GAP), title, _TEXT, _font())
-    pen.text((side, 2 * _GAP + _line_height()), "predicted", _TEXT, _font())
-    pen.text((_GAP, top - _line_height() - _GAP), "label", _TEXT, _font())
-    pen.rectangle((side - 1, top - 1, side + size, top + size), outline=_TEXT)
+    picture = _blank(top + size + _GAP, max(side + size + _GAP, _widest([title]) + 2 * _GAP))
+    picture[top - 1 : top + size + 1, side - 1 : side + size + 1] = _TEXT
+    matrix = picture[top : top + size, side : side + size]
+    _write(picture, _GAP, _GAP, title)
+    _write(picture, side, 2 * _GAP + _line_height(), "predicted")
+    _write(picture, _GAP, top - _line_height() - _GAP, "label")
+    if not is_numbered:
+        matrix[:] = _colours(percents).repeat(cell, 0).repeat(cell, 1)
+        return picture
     for row, name in enumerate(names):
-        middle = top + row * cell + cell // 2
-        pen.text((side - 2 * _GAP, middle), name, _TEXT, _font(), anchor="rm")
-        upright = _upright(class_names[row])
-        picture.paste(upright, (side + row * cell + (cell - upright.width) // 2, top - _GAP - upright.height))
-        for column in range(classes):
-            share = shares[row, column]
-            colour = "white" if share > 0.5 else _TEXT
-            centre = (side + column * cell + cell // 2, middle)
-            pen.text(centre, f"{100 * share:.0f}" if counts[row, column] else "·", colour, _font(), anchor="mm")
+        middle = row * cell + cell // 2
+        _write(picture, side - 2 * _GAP - _widest([name]), top + middle - _line_height() // 2, name)
+        upright = np.rot90(_line(class_names[row]))
+        _lay(picture, side + middle - upright.shape[1] // 2, top - _GAP - upright.shape[0], upright)
+        for column, percent in enumerate(percents[row].tolist()):
+            number = str(percent) if counts[row, column] else "·"
+            _lay(matrix, column * cell, row * cell, _numbered_cell(number, percent))
     return picture
 
 
-def _upright(text: str) -> Image.Image:
-    """A line of text that is read from below."""
-    line = Image.new("RGB", (_widest([text]), _line_height()), "white")
-    ImageDraw.Draw(line).text((0, 0), text, _TEXT, _font())
-    return line.transpose(Image.Transpose.ROTATE_90)
+def _blank(height: int, width: int) -> Pixels:
+    return np.full((height, width, 3), 255, np.uint8)
+
+
+def _lay(picture: Pixels, x: int, y: int, piece: Pixels) -> None:
+    """Lay a piece over a picture, as far as that goes."""
+    part = picture[y : y + piece.shape[0], x : x + piece.shape[1]]
+    part[:] = piece[: part.shape[0], : part.shape[1]]
+
+
+def _write(picture: Pixels, x: int, y: int, text: str) -> None:
+    for number, line in enumerate(text.split("\n")):
+        _lay(picture, x, y + number * _line_height(), _line(line))
+
+
+def _line(text: str) -> Pixels:
+    line = _blank(_line_height(), max(1, _widest([text])))
+    x = 0
+    for word in text.split(" "):
+        _lay(line, x, 0, _word(word))
+        x += _word(word).shape[1] + _space()
+    return line
+
+
+def _colours(percents: NDArray[np.int64]) -> Pixels:
+    """RGB (..., 3) of shares of a row."""
+    colours: Pixels = np.rint(255 + percents[..., None] / 100 * (_FULL - 255)).astype(np.uint8)
+    return colours
+
+
+@lru_cache(1024)
+def _word(text: str) -> Pixels:
+    word = Image.new("RGB", (max(1, round(_font().getlength(text))), _line_height()), "white")
+    ImageDraw.Draw(word).text((0, 0), text, _TEXT, _font())
+    return np.asarray(word)
+
+
+@lru_cache(1024)
+def _numbered_cell(number: str, percent: int) -> Pixels:
+    red, green, blue = _colours(np.array(percent)).tolist()
+    cell = Image.new("RGB", (_CELL, _CELL), (red, green, blue))
+    ink = "white" if percent > 50 else _TEXT
+    ImageDraw.Draw(cell).text((_CELL // 2, _CELL // 2), number, ink, _font(), anchor="mm")
+    return np.asarray(cell)
 
 
 def _widest(texts: Sequence[str]) -> int:
-    lines = [line for text in texts for line in text.split("\n")]
-    return max((round(_font().getlength(line)) + 1 for line in lines), default=0)
+    lines = [line.split(" ") for text in texts for line in text.split("\n")]
+    return max((sum(_word(word).shape[1] + _space() for word in words) - _space() for words in lines), default=0)
 
 
+@cache
+def _space() -> int:
+    return round(_font().getlength(" "))
+
+
+@cache
 def _line_height() -> int:
     ascent, descent = _font().getmetrics()
     return ascent + descent + 1

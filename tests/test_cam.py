@@ -104,3 +104,6 @@ def test_an_overlay_shows_where_the_map_is_high() -> None:
     assert (shown[1] == shown[1, :, :1, :1]).all(), "a flat map has one colour"
     assert torch.equal(overlay(image, maps, strength=0.0), image)
     assert (overlay(image, 10 * maps - 3).int() - shown).abs().max() <= 3, "scale and offset do not matter"
+    several = overlay(image, torch.stack([maps, -maps, maps**2]))
+    for number, one in enumerate((maps, -maps, maps**2)):
+        assert torch.equal(several[number], overlay(image, one))

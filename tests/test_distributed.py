@@ -206,7 +206,8 @@ def test_evaluation_on_several_devices_is_exact(
     answers = ranks[devices](evaluation, many_faces.path, batch_size)
     assert torch.equal(sum(confusion for _, confusion in answers), whole)
     for metrics, _ in answers:
-        assert metrics.pop("test/ece") == pytest.approx(expected["test/ece"], rel=1e-12)
+        # A network's float32 output may depend on the number of faces in a batch, by processor.
+        assert metrics.pop("test/ece") == pytest.approx(expected["test/ece"], rel=1e-6)
         assert metrics == {name: value for name, value in expected.items() if name != "test/ece"}
 
 

@@ -16,6 +16,7 @@ import yaml
 from conftest import Train
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.compat.tensorflow_stub import pywrap_tensorflow
 from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 from test_resume import PowerCut, assert_same_outcome
 
@@ -309,6 +310,12 @@ def test_without_a_logger_the_maps_are_kept(run: Path, train: Train, tmp_path: P
     assert warnings(tmp_path / "quiet") == []
     assert not (tmp_path / "quiet" / "tensorboard").exists()
     assert_same_maps(tmp_path / "quiet", run)
+
+
+@pytest.mark.parametrize("content", [b"", b"123456789", bytes(range(256)) * 40])
+def test_event_files_have_the_checksums_that_tensorboard_computes(content: bytes) -> None:
+    computed = pywrap_tensorflow.crc_finalize(pywrap_tensorflow.crc_update(pywrap_tensorflow.CRC_INIT, content))
+    assert pywrap_tensorflow.crc32c(content) == computed
 
 
 # What goes wrong

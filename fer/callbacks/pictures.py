@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -9,7 +11,6 @@ import lightning.pytorch as L
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
 from fer.augment import resize
@@ -18,12 +19,12 @@ from fer.cam import mirror, overlay
 from fer.cam_record import CamRecord
 from fer.data.module import FaceDataModule
 from fer.data.shown_faces import evenly_spread, shown_test_faces, shown_wrong_labels
-from fer.drawing import confusion_matrix, rows_of_images
+from fer.drawing import Pixels, confusion_matrix, rows_of_images
 from fer.methods.base import Method
 from fer.methods.explanation import explain
 from fer.runs import RunFolder
 
-_TILE = 88
+_TILE = 80
 """Edge of a face in a picture, in pixels."""
 _FACES_IN_VIEWS = 6
 _DRAWS_OF_VIEWS = 3
@@ -55,6 +56,7 @@ class Pictures(Showing):
             raise ValueError(f"callbacks.pictures.epochs is {epochs}; it must be a whole number of 2 or more")
         super().__init__()
         self.epochs = epochs
+        self._faces: _ShownFaces | None = None
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.current_epoch == 0:
@@ -68,7 +70,22 @@ class Pictures(Showing):
         # By every rank, whatever becomes of the pictures of the first one.
         confusion = pl_module.sum_over_ranks(pl_module.evaluation_metrics.confusion.clone())
         self.attempt(trainer, partial(_show_confusion, trainer, pl_module, confusion))
-        self.attempt(trainer, partial(_show_maps, trainer, pl_module))
+        self.attempt(trainer, partial(self._show_maps, trainer, pl_module))
+
+    def _show_maps(self, trainer: L.Trainer, method: Method) -> None:
+        if self._faces is None:
+            self._faces = _shown_faces(trainer.datamodule, method)  # type: ignore[attr-defined]
+        with trainer.precision_plugin.val_step_context():
+            record = self._faces.seen_by(method)
+        with ThreadPoolExecutor() as beside:  # the disk and the encoder work while the next picture is drawn
+            tasks = [beside.submit(record.write, RunFolder(trainer.default_root_dir), trainer.current_epoch)]
+            for tag, split in (("cam/test", "test"), ("cam/wrong_labels", "train")):
+                rows = np.flatnonzero(record.split == split)
+                if len(rows) and (to := writers(trainer)):
+                    picture = _maps(record, self._faces.tile, rows, method.class_names)
+                    tasks += [beside.submit(add_picture, writer, tag, picture, trainer.current_epoch) for writer in to]
+        for task in tasks:
+            task.result()
 
 
 def chosen_epochs(count: int, of: int) -> set[int]:
@@ -76,35 +93,41 @@ def chosen_epochs(count: int, of: int) -> set[int]:
     return {int(epoch) for epoch in np.linspace(0, of - 1, count).round()}
 
 
-def cam_record(method: Method, faces: dict[str, NDArray[Any]]) -> CamRecord:
-    """What a method says of faces as it is now.
+@dataclass
+class _ShownFaces:
+    """N faces, the same ones in every epoch, and what need not be made of them again."""
 
-    Args:
-        faces: the first five fields of a ``CamRecord``.
-    """
-    view = method.augmentation.test_view(torch.from_numpy(faces["image"]).to(method.device))
-    explained, of_mirrored = explain(method, view), explain(method, mirror(view))
-    return CamRecord(
-        **faces,
-        probabilities=explained.logits.softmax(1).cpu().numpy(),
-        cam=explained.cam.half().cpu().numpy(),
-        mirrored_cam=of_mirrored.cam.half().cpu().numpy(),
-    )
+    known: dict[str, NDArray[Any]]
+    """The first five fields of a ``CamRecord``."""
+    tile: Tensor
+    """uint8 (N, 3, _TILE, _TILE)."""
+    view: Tensor
+    """Of the faces, then of their mirror images, (2 N, 3, h, w)."""
+
+    def seen_by(self, method: Method) -> CamRecord:
+        """What a method says of them as it is now."""
+        count = len(self.tile)
+        explained = explain(method, self.view)
+        probabilities, cam = explained.logits[:count].softmax(1).cpu().numpy(), explained.cam.half().cpu().numpy()
+        return CamRecord(**self.known, probabilities=probabilities, cam=cam[:count], mirrored_cam=cam[count:])
 
 
-def _shown_faces(data: FaceDataModule) -> dict[str, NDArray[Any]]:
+def _shown_faces(data: FaceDataModule, method: Method) -> _ShownFaces:
     chosen = [
         ("test", data.test, shown_test_faces(data.test.clean)),
         ("train", data.train, shown_wrong_labels(data.train.clean, data.train.given, data.fit_rows)),
     ]
     rows = np.concatenate([dataset.rows[positions] for _, dataset, positions in chosen])
-    return {
+    known = {
         "split": np.concatenate([np.full(len(positions), split) for split, _, positions in chosen]),
         "file": np.array([data.table.file_names[row] for row in rows]),
         "image": data.store.images[rows],
         "clean": np.concatenate([dataset.clean[positions] for _, dataset, positions in chosen]),
         "given": np.concatenate([dataset.given[positions] for _, dataset, positions in chosen]),
     }
+    image = torch.from_numpy(known["image"])
+    view = method.augmentation.test_view(image.to(method.device))
+    return _ShownFaces(known, resize(image, _TILE), torch.cat([view, mirror(view)]))
 
 
 def _show_views(trainer: L.Trainer, method: Method) -> None:
@@ -132,31 +155,20 @@ def _show_confusion(trainer: L.Trainer, method: Method, confusion: Tensor) -> No
         add_picture(writer, f"confusion/{method.evaluation_name}", picture, trainer.current_epoch)
 
 
-def _show_maps(trainer: L.Trainer, method: Method) -> None:
-    with trainer.precision_plugin.val_step_context():
-        record = cam_record(method, _shown_faces(trainer.datamodule))  # type: ignore[attr-defined]
-    for writer in writers(trainer):
-        for tag, rows in (("test", record.split == "test"), ("wrong_labels", record.split == "train")):
-            if rows.any():
-                picture = _maps(record, np.flatnonzero(rows), method.class_names)
-                add_picture(writer, f"cam/{tag}", picture, trainer.current_epoch)
-    record.write(RunFolder(trainer.default_root_dir), trainer.current_epoch)
-
-
-def _maps(record: CamRecord, rows: NDArray[np.int64], class_names: tuple[str, ...]) -> Image.Image:
+def _maps(record: CamRecord, tile: Tensor, rows: NDArray[np.int64], class_names: tuple[str, ...]) -> Pixels:
     """A row for every face: itself, then for each class of interest its map and that of its mirror image."""
     clean, given, probabilities = record.clean[rows], record.given[rows], record.probabilities[rows]
     classes = {"true class": clean, "predicted class": probabilities.argmax(1)}
     if (given != clean).any():
         classes["wrong label"] = given
-    faces = resize(torch.from_numpy(record.image[rows]), _TILE)
-    tiles = [faces]
-    for labels in classes.values():
-        for images, maps in ((faces, record.cam), (mirror(faces), record.mirrored_cam)):
-            tiles.append(overlay(images, torch.from_numpy(maps[rows, labels])))
+    faces = tile[rows]
+    pair = torch.cat([faces, mirror(faces)])
+    cam = [np.concatenate([of[rows, shown] for of in (record.cam, record.mirrored_cam)]) for shown in classes.values()]
+    overlays = overlay(pair, torch.from_numpy(np.stack(cam)))
     column_names = ["face", *(name for what in classes for name in (f"{what}:\nface", "\nmirror image"))]
     captions = [_caption(*labels, class_names) for labels in zip(clean, given, probabilities, strict=True)]
-    return rows_of_images(torch.stack(tiles, 1).numpy(), captions, column_names, range(1, len(tiles), 2))
+    tiles = torch.cat([faces, overlays.flatten(0, 1)]).view(-1, *faces.shape).transpose(0, 1)
+    return rows_of_images(tiles.numpy(), captions, column_names, range(1, len(column_names), 2))
 
 
 def _caption(clean: int, given: int, probabilities: NDArray[np.float32], class_names: tuple[str, ...]) -> str:

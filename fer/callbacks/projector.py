@@ -21,7 +21,9 @@ _THUMBNAIL = 32
 
 
 class Projector(Showing):
-    """At the end of the last epoch writes features of training faces with thumbnails, true and given labels.
+    """After training writes features of training faces with thumbnails, true and given labels.
+
+    They are those of the network that is tested, and no epoch waits for them.
 
     Args:
         faces: at most so many, from all over the training split; held-out ones are left out.
@@ -35,19 +37,22 @@ class Projector(Showing):
             raise ValueError(f"callbacks.projector.faces is {faces}; it must be a whole number of 3 or more")
         super().__init__()
         self.faces = faces
+        self._is_shown = False
 
-    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        assert isinstance(pl_module, Method) and trainer.max_epochs is not None
-        if trainer.current_epoch == trainer.max_epochs - 1:
+    def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        assert isinstance(pl_module, Method)
+        if not self._is_shown:  # there is a prediction for each split
             self.attempt(trainer, partial(self._show, trainer, pl_module))
+        self._is_shown = True
 
     def _show(self, trainer: L.Trainer, method: Method) -> None:
         if not writers(trainer):
             return
+        assert trainer.max_epochs is not None
         data: FaceDataModule = trainer.datamodule  # type: ignore[attr-defined]
         positions = evenly_spread(data.fit_rows, self.faces)
         features, thumbnails = [], []
-        with trainer.precision_plugin.val_step_context():
+        with trainer.precision_plugin.predict_step_context():
             for part in np.array_split(positions, -(-len(positions) // data.batch_size)):
                 image = data.train.__getitems__(part.tolist()).image
                 assert isinstance(image, Tensor)
@@ -60,7 +65,7 @@ class Projector(Showing):
                 _short(torch.cat(features)),
                 labels,
                 torch.cat(thumbnails) / 255,
-                global_step=trainer.current_epoch,
+                global_step=trainer.max_epochs - 1,
                 tag="features",
                 metadata_header=["given label", "true label", "label is"],
             )
