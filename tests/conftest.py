@@ -22,7 +22,7 @@ from fer.config import compose
 
 PROJECT = Path(__file__).resolve().parent.parent
 USE_RANKS = ("test_batch_norm.py", "test_distributed.py", "test_methods.py")
-USE_ONE_SERVER = ("test_web_demo.py",)
+START_ONCE = ("test_sweep.py", "test_web_demo.py")
 CHOICES = {"method": "eac", "backbone": "tiny", "data": "folder", "noise": "symmetric"}
 
 # The same examples every time: a failure is then always the change's own. No deadlines: machines differ.
@@ -33,13 +33,30 @@ Train = Callable[..., dict[str, Any]]
 
 
 class KeepTogether(LoadScopeScheduling):
-    """Runs tests that use ``ranks``, or one server, in one of the suite's processes, so that it starts them once."""
+    """Runs tests that use ``ranks``, one server or one sweep in one of the suite's processes, which starts it once."""
 
     def _split_scope(self, nodeid: str) -> str:
         file = Path(nodeid.partition("::")[0]).name
         if file in USE_RANKS:
             return "ranks"
-        return file if file in USE_ONE_SERVER else nodeid
+        return file if file in START_ONCE else nodeid
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """Traces only tests marked ``measured``, and the processes they start: it takes half as long again."""
+    plugin: Any = item.config.pluginmanager.getplugin("_cov")
+    controller = getattr(plugin, "cov_controller", None)
+    if controller is None or item.get_closest_marker("measured"):
+        return (yield)
+    for_processes = os.environ.pop("COVERAGE_PROCESS_CONFIG", None)
+    controller.pause()
+    try:
+        return (yield)
+    finally:
+        controller.resume()
+        if for_processes is not None:
+            os.environ["COVERAGE_PROCESS_CONFIG"] = for_processes
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> KeepTogether | None:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import atexit
-import fcntl
 import os
-import pickle
 import signal
 import subprocess
 import sys
@@ -13,18 +11,14 @@ import time
 import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import lightning.pytorch as L
 import yaml
 
-if TYPE_CHECKING:
-    import pytest
-
 from fer.runs import RunFolder
 
 PROJECT = Path(__file__).resolve().parent.parent
-T = TypeVar("T")
 TRAIN = [sys.executable, "-m", "fer.train"]
 
 
@@ -107,20 +101,6 @@ def run(arguments: Sequence[str], folder: Path, **environment: str) -> Ended:
     command, started = Command(arguments, folder, **environment), time.monotonic()
     status = command.wait()
     return Ended(folder, status, command.output, time.monotonic() - started)
-
-
-def once(name: str, factory: pytest.TempPathFactory, make: Callable[[Path], T]) -> T:
-    """What ``make`` returns of a folder, made by whichever process of the suite asks first; it must be picklable."""
-    base = factory.getbasetemp()
-    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name
-    folder.mkdir(exist_ok=True)
-    with (folder / ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        made = folder / ".made"
-        if not made.exists():
-            made.write_bytes(pickle.dumps(make(folder)))
-        value: T = pickle.loads(made.read_bytes())
-        return value
 
 
 def wait_until(holds: Callable[[], object], command: Command, seconds: float = 120) -> None:

@@ -13,6 +13,8 @@ from PIL import Image
 from fer.data import folder, noise
 from fer.data.cli import main
 
+pytestmark = pytest.mark.measured
+
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:

@@ -33,6 +33,8 @@ from fer.errors import UserError
 from fer.reporting.run_summary import print_run
 from fer.runs import RunFolder
 
+pytestmark = pytest.mark.measured
+
 LIST = "list_patition_label.txt"
 TRAIN = [f"train_{number:05d}.jpg" for number in range(1, 7)]
 TEST = [f"test_{number:04d}.jpg" for number in range(1, 4)]

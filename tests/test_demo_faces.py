@@ -13,6 +13,8 @@ from PIL import Image
 from fer.data import demo, raf_db
 from fer.data.index import DatasetError
 
+pytestmark = pytest.mark.measured
+
 COUNTS = {"train": 12, "test": 5}
 
 

@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from fer.data import folder
 from fer.data.index import DatasetError
 
+pytestmark = pytest.mark.measured
+
 
 def put(path: Path, content: bytes = b"image") -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)

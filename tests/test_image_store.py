@@ -25,6 +25,8 @@ from fer.data.index import DatasetError, SampleTable
 from fer.data.store import ImageStore
 from fer.errors import ConfigError
 
+pytestmark = pytest.mark.measured
+
 SIZE = 16
 
 

@@ -19,6 +19,8 @@ from fer.data.index import DatasetError, SampleTable
 from fer.data.label_list import read_label_list, write_label_list
 from fer.data.raf_db import CLASS_NAMES
 
+pytestmark = pytest.mark.measured
+
 SEEDED = [noise.symmetric, noise.pair, noise.asymmetric]
 RATES = st.floats(0, 0.99)
 SEEDS = st.integers(0, 2**32)

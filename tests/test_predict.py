@@ -273,7 +273,7 @@ def test_the_command_says_by_its_exit_status_that_photographs_were_left_out(
 
     good = call(f"images={group}")
     assert good.returncode == 0, good.stderr
-    assert "2 faces in 1 photographs" in good.stdout and len(rows(tmp_path / "expressions.csv")) == 2
+    assert "2 faces in 1 photograph, " in good.stdout and len(rows(tmp_path / "expressions.csv")) == 2
     (tmp_path / "broken.jpg").write_bytes(b"no picture")
     partial = call("images=broken.jpg", "output=b.csv")
     assert partial.returncode == 1 and "broken.jpg: not an image" in partial.stdout

@@ -6,6 +6,7 @@ import csv
 import html.parser
 import io
 import itertools
+import json
 import re
 import subprocess
 import sys
@@ -268,12 +269,23 @@ def test_a_repeated_run_counts_once_and_is_named(tmp_path: Path, text: Report) -
     assert f"left out: {tmp_path / 'a'} repeats {tmp_path / 'b' / 'c'}" in printed
 
 
+def test_a_run_without_some_images_is_named(tmp_path: Path, text: Report) -> None:
+    for seed in (0, 1):
+        file = write_run(tmp_path / f"run{seed}", {"seed": seed}) / "result.json"
+        left_out = {"train": 1200 * seed, "test": 0}
+        file.write_text(json.dumps({**json.loads(file.read_text()), "skipped_images": left_out}))
+    printed = text("--metric", "test/acc", "--no-published")
+    named = f"{tmp_path / 'run1'} was trained and tested without 1,200 train and 0 test images that cannot be decoded"
+    assert named in printed and "run0" not in printed
+
+
 @pytest.mark.parametrize(
     ("file", "content", "message"),
     [
         ("result.json", "{", "cannot be read"),
         ("result.json", "[1]", "no run's result"),
         ("result.json", '{"metrics": {"test/acc": "high"}, "after_training": {}}', "no run's result"),
+        ("result.json", '{"metrics": {}, "after_training": {}, "skipped_images": 3}', "no run's result"),
         ("config.yaml", "a: [", "cannot be read"),
         ("config.yaml", "a: 1", "lacks choices"),
         ("config.yaml", "", "no configuration"),

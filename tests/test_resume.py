@@ -24,6 +24,8 @@ from fer.config import compose
 from fer.errors import UserError
 from fer.runs import RunFolder, RunFolderError
 
+pytestmark = pytest.mark.measured
+
 EPOCHS = 3
 
 

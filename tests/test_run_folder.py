@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import csv
+import errno
+import fcntl
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +18,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from fer import experiment
-from fer.runs import RunFolder
+from fer.runs import RunFolder, RunFolderError
+
+pytestmark = pytest.mark.measured
 
 RECALLS = {f"test/recall/{name}" for name in ("bar", "disc", "line")}
 TEST = {"test/acc", "test/macro_acc", "test/f1", "test/ece"} | RECALLS
@@ -133,3 +138,87 @@ def test_training_reaches_the_truth_on_an_easy_task(train: Train, tmp_path: Path
     result = train(tmp_path / "run", "noise.ratio=0", "trainer.max_epochs=20", "method.lam=1")
     assert result["metrics"]["test/acc"] > 0.8
     assert "memorized" not in result["after_training"]
+
+
+def test_a_folder_in_use_is_refused_after_a_while(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    with folder.locked(), pytest.raises(RunFolderError, match="another process is training"):
+        RunFolder(tmp_path).locked(patience=0).__enter__()
+    with RunFolder(tmp_path).locked(patience=0):
+        assert folder.state == "new"
+
+
+def test_a_folder_that_is_left_in_time_is_taken(tmp_path: Path) -> None:
+    order = []
+
+    def wait() -> None:
+        with RunFolder(tmp_path).locked(patience=20):
+            order.append("second")
+
+    with ThreadPoolExecutor(1) as other:
+        with RunFolder(tmp_path).locked():
+            waiting = other.submit(wait)
+            with pytest.raises(TimeoutError):
+                waiting.result(0.3)
+            order.append("first")
+        waiting.result(20)
+    assert order == ["first", "second"]
+
+
+def test_a_file_system_without_locks_is_warned_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with RunFolder(tmp_path).locked():
+        pass
+    assert "no lock on" in caplog.text and "No locks available" in caplog.text and "one process only" in caplog.text
+
+
+def test_the_cause_of_errors_comes_first(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.add_error("rank 0 lost rank 1", "its traceback")
+    folder.add_error("rank 2 lost rank 1", "another")
+    folder.add_error("rank 1 was killed", "", is_cause=True)
+    assert folder.state == "failed" and folder.error() == "rank 1 was killed"
+    assert [line for line in folder.error_file.read_text().splitlines() if line] == [
+        "rank 1 was killed", "rank 0 lost rank 1", "its traceback", "rank 2 lost rank 1", "another",
+    ]  # fmt: skip
+    folder.forget_error()
+    assert folder.state == "new"
+
+
+def test_an_error_file_that_cannot_be_written_or_read_ends_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = RunFolder(tmp_path)
+    folder.error_file.mkdir()
+    folder.add_error("the disk is full", "")
+    assert f"cannot write {folder.error_file}" in caplog.text and "the disk is full" in caplog.text
+    assert "cannot be read" in folder.error()
+    with pytest.raises(RunFolderError, match="cannot write to"):
+        folder.forget_error()
+    folder.error_file.rmdir()
+    folder.error_file.touch()
+    assert folder.error() == "unknown error"
+
+
+def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    folder = RunFolder(tmp_path / "file" / "run")
+    for use in (folder.make, lambda: folder.open({}, []), lambda: folder.locked().__enter__()):
+        with pytest.raises(RunFolderError, match=r"cannot write to .*file/run .*output_dir="):
+            use()
+
+
+def test_a_line_cut_off_by_a_crash_ends_the_records(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    assert folder.records() == []
+    for epoch in range(3):
+        folder.append_record({"epoch": epoch, "loss": 0.5})
+    folder.records_file.write_text(folder.records_file.read_text() + '{"epoch": 3, "lo')
+    assert [record["epoch"] for record in folder.records()] == [0, 1, 2]
+    folder.keep_records_before(2)
+    assert folder.records_file.read_text() == '{"epoch": 0, "loss": 0.5}\n{"epoch": 1, "loss": 0.5}\n'

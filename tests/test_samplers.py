@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 
 from fer.data.samplers import RankBatches
 
+pytestmark = pytest.mark.measured
+
 ROWS = st.integers(0, 120).map(lambda count: np.random.default_rng(count).permutation(1000)[:count])
 SHARES, WORLDS = st.integers(1, 9), st.integers(1, 8)
 SHUFFLE_SEEDS = st.one_of(st.none(), st.integers(0, 2**40))

@@ -21,6 +21,8 @@ from test_resume import assert_same_outcome
 from fer.errors import TrainingError
 from fer.runs import RunFolder, RunFolderError
 
+pytestmark = pytest.mark.measured
+
 LAST = Path("checkpoints", "last.ckpt")
 
 

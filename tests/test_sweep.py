@@ -17,7 +17,6 @@ from sweeping import (
     Ended,
     as_option,
     assert_all_end,
-    once,
     run,
     snapshot,
     times_trained,
@@ -27,7 +26,7 @@ from sweeping import (
 from test_resume import EPOCHS, assert_same_outcome
 
 from fer import report
-from fer.runs import RunFolder, RunFolderError
+from fer.runs import RunFolder
 
 GRID = ["method=ce,eac", "seed=0,1"]
 RATES = "0.01,0.02"
@@ -53,7 +52,7 @@ def summary(command: Command | Ended) -> list[str]:
 
 @pytest.fixture(scope="module")
 def grid(overrides: list[str], tmp_path_factory: pytest.TempPathFactory) -> Ended:
-    return once("grid", tmp_path_factory, lambda folder: run(["-m", *overrides, *GRID, "output_dir=out"], folder))
+    return run(["-m", *overrides, *GRID, "output_dir=out"], tmp_path_factory.mktemp("grid"))
 
 
 def test_jobs_of_a_sweep_have_folders_of_their_own(grid: Ended) -> None:
@@ -176,10 +175,7 @@ class Faulty(NamedTuple):
 @pytest.fixture(scope="module")
 def faulty(overrides: list[str], tmp_path_factory: pytest.TempPathFactory) -> Faulty:
     """A sweep given by a configuration, where one job is good and every other one fails in its own way."""
-    return once("faulty", tmp_path_factory, lambda folder: run_faulty(overrides, folder))
-
-
-def run_faulty(overrides: list[str], folder: Path) -> Faulty:
+    folder = tmp_path_factory.mktemp("faulty")
     cause = folder / "cause"
 
     def failing(error: str, message: str) -> dict[str, object]:
@@ -395,14 +391,6 @@ def has_open(command: Command, file: Path) -> bool:
         return any(link.resolve() == file for link in Path(f"/proc/{command.process.pid}/fd").iterdir())
     except OSError:
         return False
-
-
-def test_a_folder_in_use_is_refused_after_a_while(tmp_path: Path) -> None:
-    folder = RunFolder(tmp_path)
-    with folder.locked(), pytest.raises(RunFolderError, match="another process is training"):
-        RunFolder(tmp_path).locked(patience=0).__enter__()
-    with RunFolder(tmp_path).locked(patience=0):
-        assert folder.state == "new"
 
 
 @pytest.mark.slow

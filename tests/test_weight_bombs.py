@@ -18,6 +18,8 @@ import torch
 from fer.models.backbones import tiny
 from fer.models.weights import WeightsError, load_backbone_weights
 
+pytestmark = pytest.mark.measured
+
 SECONDS, BYTES = 8, 200 * 2**20
 NO_TENSORS, CUT, NO_CALL = "holds no tensors", "more bytes should follow", "and it asks for "
 

@@ -26,6 +26,8 @@ from fer.models import numpy_pickle
 from fer.models.backbones import mobilenet_v2, resnet, tiny, vggface2_resnet50
 from fer.models.weights import WeightsError, load_backbone_weights
 
+pytestmark = pytest.mark.measured
+
 State = dict[str, Tensor]
 
 

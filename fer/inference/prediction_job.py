@@ -41,12 +41,14 @@ class Outcome:
 
     def summary(self) -> str:
         speed = self.photographs / self.seconds if self.seconds else 0.0
-        lines = [f"{self.output}  {self.faces} faces in {self.photographs} photographs, {speed:.3g} photographs/s"]
+        faces, photographs = _counted(self.faces, "face"), _counted(self.photographs, "photograph")
+        lines = [f"{self.output}  {faces} in {photographs}, {speed:.3g} photographs/s"]
         lines += [f"  {name:12} {count}" for name, count in self.expressions.most_common()]
         if self.without_face:
             lines.append(f"no face was found in {self.without_face}")
         if self.unreadable:
-            lines.append(f"{len(self.unreadable)} could not be read and were left out")
+            was = "was" if len(self.unreadable) == 1 else "were"
+            lines.append(f"{len(self.unreadable)} could not be read and {was} left out")
         return "\n".join(lines)
 
 
@@ -142,3 +144,7 @@ def _names_of_pictures(paths: Sequence[Path]) -> dict[Path, str]:
         seen[path.stem] += 1
         names[path] = path.stem + (f"-{seen[path.stem]}" if seen[path.stem] > 1 else "") + ".png"
     return names
+
+
+def _counted(number: int, thing: str) -> str:
+    return f"{number} {thing}" + ("s" if number != 1 else "")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fer.errors import UserError
-from fer.reporting.wording import matches
+from fer.reporting.wording import images_left_out, matches
 from fer.runs import RunFolder, State
 
 Settings = Mapping[str, Hashable]
@@ -109,7 +109,7 @@ def _read(folder: RunFolder, faults: list[str]) -> Run:
         state=state,
         settings=settings,
         named=frozenset(key for key in settings if not _is_below(key, outside)),
-        metrics=_metrics(folder, result) if result is not None else {},
+        metrics=_metrics(folder, result, faults) if result is not None else {},
         records=_records(folder, result, faults) if result is not None else [],
         error=folder.error() if state == "failed" else "",
     )
@@ -127,13 +127,17 @@ def _is_below(key: str, stems: Iterable[str]) -> bool:
     return any(key == stem or key.startswith(f"{stem}.") for stem in stems)
 
 
-def _metrics(folder: RunFolder, result: Mapping[str, Any]) -> dict[str, float]:
+def _metrics(folder: RunFolder, result: Mapping[str, Any], faults: list[str]) -> dict[str, float]:
+    """The metrics of a finished run, and a line of faults if it is one of fewer images than others."""
     try:
         shares = {**result["metrics"], **result["after_training"]}
         if "best_test_epoch_optimistic" in result:
             shares["best"] = result["best_test_epoch_optimistic"]["test/acc"]
-        return {key: 100 * float(share) for key, share in shares.items()}
-    except (KeyError, TypeError, ValueError) as error:
+        metrics = {key: 100 * float(share) for key, share in shares.items()}
+        if left_out := images_left_out(result):
+            faults.append(f"{folder.path} was trained and tested without {left_out}")
+        return metrics
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{folder.result_file} is no run's result ({error!r})") from error
 
 

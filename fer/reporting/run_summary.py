@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from fer.reporting.wording import METRICS, PROTOCOLS, percent
+from fer.reporting.wording import METRICS, PROTOCOLS, images_left_out, percent
 
 _TEST = ("test/acc", "test/macro_acc", "test/f1", "test/ece")
 
@@ -21,10 +21,8 @@ def print_run(path: str | Path, result: Mapping[str, Any], console: Console | No
     noise = choices["noise"] + ("" if result["noise_ratio"] is None else f" {result['noise_ratio']:g}")
     title = f"{choices['method']} · {choices['backbone']} · {choices['data']} · noise {noise} · seed {result['seed']}"
     console.print(_table(title, result))
-    skipped = result.get("skipped_images", {})
-    if any(skipped.values()):
-        numbers = " and ".join(f"{count:,} {split}" for split, count in skipped.items())
-        console.print(f"Left out        {numbers} images that cannot be decoded", markup=False)
+    if skipped := images_left_out(result):
+        console.print(f"Left out        {skipped}", markup=False)
     folder = _shown(path)
     console.print(f"Run folder      {folder}", markup=False)
     group = folder.parent.parent

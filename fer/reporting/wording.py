@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 METRICS = {
@@ -19,6 +20,13 @@ PROTOCOLS = {
     "last5": "mean of the last {count} epochs",
     "holdout": "test of the epoch selected on held-out training samples",
 }
+
+
+def images_left_out(result: Mapping[str, Any]) -> str:
+    """How many images a finished run has left out; empty where it has used all."""
+    counts = result.get("skipped_images", {})
+    numbers = " and ".join(f"{count:,} {split}" for split, count in counts.items())
+    return f"{numbers} images that cannot be decoded" if any(counts.values()) else ""
 
 
 def metric_name(key: str) -> str:
