@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.util
 import os
 import subprocess
+import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,8 @@ from fer.config import compose
 PROJECT = Path(__file__).resolve().parent.parent
 USE_RANKS = ("test_batch_norm.py", "test_distributed.py", "test_methods.py")
 START_ONCE = ("test_sweep.py", "test_web_demo.py")
+FOR_PROCESSES = "COVERAGE_PROCESS_CONFIG"
+"""Makes coverage trace processes that start."""
 CHOICES = {"method": "eac", "backbone": "tiny", "data": "folder", "noise": "symmetric"}
 
 # The same examples every time: a failure is then always the change's own. No deadlines: machines differ.
@@ -42,21 +46,26 @@ class KeepTogether(LoadScopeScheduling):
         return file if file in START_ONCE else nodeid
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("numprocesses", None):
+        os.environ.pop(FOR_PROCESSES, None)  # else the suite's processes would be traced once more, and always
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
-    """Traces only tests marked ``measured``, and the processes they start: it takes half as long again."""
-    plugin: Any = item.config.pluginmanager.getplugin("_cov")
-    controller = getattr(plugin, "cov_controller", None)
-    if controller is None or item.get_closest_marker("measured"):
+    """Of a suite that is traced only tests marked ``measured`` are, and processes that they start: it costs time."""
+    if not item.config.getoption("cov_source", None) or item.get_closest_marker("measured"):
         return (yield)
-    for_processes = os.environ.pop("COVERAGE_PROCESS_CONFIG", None)
-    controller.pause()
+    tracers, for_processes = (sys.gettrace(), threading.gettrace()), os.environ.pop(FOR_PROCESSES, None)
+    sys.settrace(None)
+    threading.settrace(None)
     try:
         return (yield)
     finally:
-        controller.resume()
+        sys.settrace(tracers[0])
+        threading.settrace(tracers[1])  # type: ignore[arg-type]
         if for_processes is not None:
-            os.environ["COVERAGE_PROCESS_CONFIG"] = for_processes
+            os.environ[FOR_PROCESSES] = for_processes
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> KeepTogether | None:
