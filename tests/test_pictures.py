@@ -161,6 +161,19 @@ def test_the_projector_has_features_labels_and_thumbnails(train: Train, tmp_path
     assert "features/tensors.tsv" in (run.path / "tensorboard" / "projector_config.pbtxt").read_text()
 
 
+def test_features_that_a_crash_has_prevented_are_written_by_the_resumed_run(run: Path, train: Train) -> None:
+    (features,) = (run / "tensorboard").glob("*/features")
+    written = {file.name: file.read_bytes() for file in features.iterdir()}
+    (run / "tensorboard" / "projector_config.pbtxt").unlink()
+    (features / "tensors.tsv").write_text("half of it")
+    (run / "result.json").unlink()
+    for _ in range(2):
+        train(run, "trainer.max_epochs=5", THREE_TIMES)
+        assert {file.name: file.read_bytes() for file in features.iterdir()} == written
+        (run / "result.json").unlink()
+    assert (run / "tensorboard" / "projector_config.pbtxt").is_file()
+
+
 def test_views_are_those_of_training_turned_back_into_pictures(
     train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

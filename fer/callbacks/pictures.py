@@ -77,7 +77,7 @@ class Pictures(Showing):
             self._faces = _shown_faces(trainer.datamodule, method)  # type: ignore[attr-defined]
         with trainer.precision_plugin.val_step_context():
             record = self._faces.seen_by(method)
-        with ThreadPoolExecutor() as beside:  # the disk and the encoder work while the next picture is drawn
+        with ThreadPoolExecutor(1) as beside:  # the disk and the encoder work while the next picture is drawn
             tasks = [beside.submit(record.write, RunFolder(trainer.default_root_dir), trainer.current_epoch)]
             for tag, split in (("cam/test", "test"), ("cam/wrong_labels", "train")):
                 rows = np.flatnonzero(record.split == split)

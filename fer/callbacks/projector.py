@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from pathlib import Path
 
 import lightning.pytorch as L
 import numpy as np
@@ -18,12 +19,13 @@ from fer.methods.explanation import pooled_features
 
 _THUMBNAIL = 32
 """Edge of a face in pixels."""
+_WRITTEN_LAST = "projector_config.pbtxt"
 
 
 class Projector(Showing):
     """After training writes features of training faces with thumbnails, true and given labels.
 
-    They are those of the network that is tested, and no epoch waits for them.
+    No epoch waits for them. A run that ended before they were written does so when it has been resumed.
 
     Args:
         faces: at most so many, from all over the training split; held-out ones are left out.
@@ -37,16 +39,19 @@ class Projector(Showing):
             raise ValueError(f"callbacks.projector.faces is {faces}; it must be a whole number of 3 or more")
         super().__init__()
         self.faces = faces
-        self._is_shown = False
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        assert isinstance(pl_module, Method)
+        self.attempt(trainer, partial(self._show, trainer, pl_module))
 
     def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Of a run that had nothing left to train."""
         assert isinstance(pl_module, Method)
-        if not self._is_shown:  # there is a prediction for each split
-            self.attempt(trainer, partial(self._show, trainer, pl_module))
-        self._is_shown = True
+        self.attempt(trainer, partial(self._show, trainer, pl_module))
 
     def _show(self, trainer: L.Trainer, method: Method) -> None:
-        if not writers(trainer):
+        missing = [writer for writer in writers(trainer) if not Path(writer.log_dir, _WRITTEN_LAST).is_file()]
+        if not missing:
             return
         assert trainer.max_epochs is not None
         data: FaceDataModule = trainer.datamodule  # type: ignore[attr-defined]
@@ -60,7 +65,7 @@ class Projector(Showing):
                 thumbnails.append(resize(image, _THUMBNAIL))
         given, clean = data.train.given[positions], data.train.clean[positions]
         labels = [_labels(*both, method.class_names) for both in zip(given, clean, strict=True)]
-        for writer in writers(trainer):
+        for writer in missing:
             writer.add_embedding(
                 _short(torch.cat(features)),
                 labels,
