@@ -341,7 +341,6 @@ def test_none_waits_for_the_rank_that_cannot_write(on_two: list[str], ranks: Ran
     assert (folder / LAST).read_bytes() == (folder / "before.ckpt").read_bytes()
 
 
-@pytest.mark.measured
 def test_killed_rank_is_started_again_from_the_last_checkpoint(
     undisturbed: RunFolder, on_two: list[str], tmp_path: Path
 ) -> None:
@@ -355,7 +354,6 @@ def test_killed_rank_is_started_again_from_the_last_checkpoint(
     assert_same_outcome(folder, undisturbed)
 
 
-@pytest.mark.measured
 def test_killed_rank_without_restarts_is_named_and_the_run_can_go_on(
     undisturbed: RunFolder, on_two: list[str], tmp_path: Path
 ) -> None:

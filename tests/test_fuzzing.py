@@ -44,8 +44,6 @@ from fer.models.pickle_stream import DamagedPickleError
 from fer.models.weights import WeightsError, load_backbone_weights
 from fer.value_check import check_values
 
-pytestmark = pytest.mark.measured
-
 T = TypeVar("T")
 
 SECONDS_FOR_ONE = 2

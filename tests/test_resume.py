@@ -24,8 +24,6 @@ from fer.config import compose
 from fer.errors import UserError
 from fer.runs import RunFolder, RunFolderError
 
-pytestmark = pytest.mark.measured
-
 EPOCHS = 3
 
 
@@ -70,6 +68,7 @@ def test_same_command_twice_gives_identical_results(undisturbed: Path, train: Tr
     assert_same_outcome(tmp_path / "again", undisturbed)
 
 
+@pytest.mark.measured
 @pytest.mark.parametrize("epoch", range(EPOCHS))
 def test_interrupted_at_any_epoch_resumes_to_the_same_result(
     epoch: int, undisturbed: Path, train: Train, tmp_path: Path
@@ -83,6 +82,7 @@ def test_interrupted_at_any_epoch_resumes_to_the_same_result(
     assert_same_outcome(folder, undisturbed)
 
 
+@pytest.mark.measured
 def test_record_without_its_checkpoint_is_written_again(undisturbed: Path, train: Train, tmp_path: Path) -> None:
     """A crash between the two leaves one record too many, or half of one."""
     folder = tmp_path / "cut"
@@ -95,6 +95,7 @@ def test_record_without_its_checkpoint_is_written_again(undisturbed: Path, train
     assert_same_outcome(folder, undisturbed)
 
 
+@pytest.mark.measured
 def test_finished_run_is_not_trained_again(undisturbed: Path, train: Train) -> None:
     before = (undisturbed / "checkpoints" / "last.ckpt").stat().st_mtime_ns
     result = train(undisturbed)
@@ -102,6 +103,7 @@ def test_finished_run_is_not_trained_again(undisturbed: Path, train: Train) -> N
     assert (undisturbed / "checkpoints" / "last.ckpt").stat().st_mtime_ns == before
 
 
+@pytest.mark.measured
 def test_a_run_that_lost_only_its_result_is_finished_without_training(undisturbed: Path, train: Train) -> None:
     before, predictions = RunFolder(undisturbed).result(), (undisturbed / "predictions.csv").read_bytes()
     for name in ("result.json", "predictions.csv"):
@@ -111,12 +113,14 @@ def test_a_run_that_lost_only_its_result_is_finished_without_training(undisturbe
     assert (undisturbed / "predictions.csv").read_bytes() == predictions
 
 
+@pytest.mark.measured
 def test_folder_of_another_configuration_is_refused_with_the_difference(undisturbed: Path, train: Train) -> None:
     with pytest.raises(UserError, match=r"method\.lam: 5\.0 in the folder, 2\.0 now"):
         train(undisturbed, "method.lam=2.0")
     assert len(records(undisturbed)) == EPOCHS
 
 
+@pytest.mark.measured
 def test_a_job_of_a_sweep_is_compared_with_its_folder_before_the_sweep(
     undisturbed: Path, overrides: list[str], shapes: Path, tmp_path: Path
 ) -> None:
@@ -207,12 +211,14 @@ def test_killed_processes_resume_to_the_same_result(undisturbed: Path, overrides
     assert_same_outcome(folder, undisturbed)
 
 
+@pytest.mark.measured
 def test_a_run_whose_data_has_moved_is_still_the_same_run(undisturbed: Path, train: Train, shapes: Path) -> None:
     moved = undisturbed.parent / "moved"
     moved.symlink_to(shapes)
     assert train(undisturbed, f"data.root={moved}") == RunFolder(undisturbed).result()
 
 
+@pytest.mark.measured
 def test_other_data_under_the_same_name_is_not_taken_for_the_run(
     undisturbed: Path, train: Train, shapes: Path, tmp_path: Path
 ) -> None:
