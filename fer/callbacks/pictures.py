@@ -24,7 +24,7 @@ from fer.methods.base import Method
 from fer.methods.explanation import explain
 from fer.runs import RunFolder
 
-_TILE = 80
+_TILE = 64
 """Edge of a face in a picture, in pixels."""
 _FACES_IN_VIEWS = 6
 _DRAWS_OF_VIEWS = 3
@@ -59,9 +59,10 @@ class Pictures(Showing):
         self._faces: _ShownFaces | None = None
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        assert isinstance(pl_module, Method)
         if trainer.current_epoch == 0:
-            assert isinstance(pl_module, Method)
             self.attempt(trainer, partial(_show_views, trainer, pl_module))
+        self.attempt(trainer, partial(self._prepare, trainer, pl_module))
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         assert isinstance(pl_module, Method) and trainer.max_epochs is not None
@@ -72,9 +73,15 @@ class Pictures(Showing):
         self.attempt(trainer, partial(_show_confusion, trainer, pl_module, confusion))
         self.attempt(trainer, partial(self._show_maps, trainer, pl_module))
 
+    def _prepare(self, trainer: L.Trainer, method: Method) -> None:
+        """Choose the faces, and draw them once for no one: an epoch would wait for fonts, colours and kernels."""
+        self._faces = _shown_faces(trainer.datamodule, method)  # type: ignore[attr-defined]
+        with trainer.precision_plugin.val_step_context():
+            record = self._faces.seen_by(method)
+        _maps(record, self._faces.tile, np.arange(len(record.file)), method.class_names)
+
     def _show_maps(self, trainer: L.Trainer, method: Method) -> None:
-        if self._faces is None:
-            self._faces = _shown_faces(trainer.datamodule, method)  # type: ignore[attr-defined]
+        assert self._faces is not None
         with trainer.precision_plugin.val_step_context():
             record = self._faces.seen_by(method)
         with ThreadPoolExecutor(1) as beside:  # the disk and the encoder work while the next picture is drawn
