@@ -105,7 +105,8 @@ def _lay(picture: Pixels, x: int, y: int, piece: Pixels) -> None:
 
 def _write(picture: Pixels, x: int, y: int, text: str) -> None:
     for number, line in enumerate(text.split("\n")):
-        _lay(picture, x, y + number * _line_height(), _line(line))
+        if line:  # an empty one leaves what another name has written there
+            _lay(picture, x, y + number * _line_height(), _line(line))
 
 
 def _line(text: str) -> Pixels:

@@ -172,7 +172,7 @@ def _maps(record: CamRecord, tile: Tensor, rows: NDArray[np.int64], class_names:
     pair = torch.cat([faces, mirror(faces)])
     cam = [np.concatenate([of[rows, shown] for of in (record.cam, record.mirrored_cam)]) for shown in classes.values()]
     overlays = overlay(pair, torch.from_numpy(np.stack(cam)))
-    column_names = ["face", *(name for what in classes for name in (f"{what}:\nface", "\nmirror image"))]
+    column_names = ["face", *(name for what in classes for name in (f"{what}:\nface", "\nmirrored"))]
     captions = [_caption(*labels, class_names) for labels in zip(clean, given, probabilities, strict=True)]
     tiles = torch.cat([faces, overlays.flatten(0, 1)]).view(-1, *faces.shape).transpose(0, 1)
     return rows_of_images(tiles.numpy(), captions, column_names, range(1, len(column_names), 2))
