@@ -51,7 +51,9 @@ def build_method(
     def build_network() -> FaceNetwork:
         features: nn.Module = instantiated(backbone, "backbone")
         if config["compile"]:
-            features.compile()
+            mode = "default" if config["compile"] is True else config["compile"]
+            # A graph for any batch size would take over from that of whole batches after the first partial one.
+            features.compile(mode=mode, dynamic=False)
         return FaceNetwork(features, len(class_names), channels_last=config["channels_last"])
 
     setting = Setting(

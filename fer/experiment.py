@@ -90,6 +90,8 @@ def build(config: Config, folder: RunFolder, *, for_training: bool = True) -> Ex
         enable_checkpointing=for_training,
         default_root_dir=folder.path,
     )
+    # An aid to debugging, on by default where algorithms are deterministic, which writes new memory twice.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     datamodule.trainer = trainer
     _read(datamodule)
     seed_everything(config["seed"])

@@ -9,6 +9,8 @@ from fer.devices import check_accelerator, world_size
 from fer.errors import ConfigError
 from fer.required_keys import check_complete
 
+COMPILE_MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
+"""Of ``torch.compile``."""
 _LOWEST = {
     "seed": 0,
     "trainer.max_epochs": 1,
@@ -39,9 +41,12 @@ def check_values(config: Mapping[str, Any], *, ranks_exist: bool) -> None:
         value = (config[group] if group else config).get(name)
         if not isinstance(value, int) or isinstance(value, bool) or value < lowest:
             raise ConfigError(f"{key} is {value!r}; it must be a whole number of {lowest} or more")
-    for key in ("channels_last", "compile", "sync_batchnorm", "image_cache"):
+    for key in ("channels_last", "sync_batchnorm", "image_cache"):
         if not isinstance(config.get(key), bool):
             raise ConfigError(f"{key} is {config.get(key)!r}; it must be true or false")
+    compiled = config["compile"]
+    if not isinstance(compiled, bool) and compiled not in COMPILE_MODES:
+        raise ConfigError(f"compile is {compiled!r}; it must be true, false or one of {', '.join(COMPILE_MODES)}")
     check_accelerator(config["trainer"])
     ranks = world_size(config["trainer"])
     if config["batch_size"] % ranks:

@@ -1,6 +1,8 @@
 """EAC's whole training, from images to optimiser step: the reference recipe against this project. Prints ratios.
 
     python scripts/bench_step.py [--depth 18 50] [--steps 4] [--rounds 3] [--fast KEY=VALUE ...] [--json FILE]
+    python scripts/bench_step.py --depth 50 --steps 16 --batch-size 256 --profile --fast trainer.precision=bf16-mixed \
+        --fast trainer.precision=bf16-mixed compile=reduce-overhead
 
 The contestants take turns in one process on the same images, batch size, network and erasing recipe:
 
@@ -8,11 +10,12 @@ The contestants take turns in one process on the same images, batch size, networ
   with none;
 - faithful: ``fer-train``'s defaults in Lightning's Trainer, the same mathematics to float rounding, which is checked
   before anything is timed;
-- fast: faithful with the settings after ``--fast``.
+- fast: faithful with the settings after ``--fast``, which may be given several times.
 
 A step sees every face twice; samples/s counts it once, without the wait for an epoch's first batch, which stands
 under "start". "data" is the share of the step in which it waits for its views. "peak" is the share of the arithmetic
-rate that a large matrix product of the same precision reaches on this machine, from counted operations.
+rate that a large matrix product of the same precision reaches on this machine, from counted operations; on a GPU whose
+convolutions round float32 to TF32, that of a TF32 product. ``--profile`` shows what a GPU does in the steps of ours.
 """
 
 from __future__ import annotations
@@ -36,6 +39,8 @@ from reference_recipe import ReferenceFaces, ReferenceNetwork, ReferenceTraining
 from torch.utils.flop_counter import FlopCounterMode
 
 from fer.batch import Batch
+from fer.callbacks.seeding import Seeding
+from fer.callbacks.step_losses import StepLosses
 from fer.config import compose
 from fer.experiment import Experiment, build
 from fer.host_memory import give_back_freed_memory, keep_freed_memory
@@ -46,6 +51,15 @@ from fer.terminal import log_to_terminal
 LAM = 5.0
 SIZE = 224
 FAST = ["trainer.precision=bf16-mixed"]
+KERNELS = {
+    "compiled": ("triton",),
+    "convolution": ("conv", "gemm", "wgrad", "dgrad", "fprop", "cutlass", "xmma", "sm90_", "sm80_", "nvjet"),
+    "batch norm": ("batch_norm", "batchnorm", "::bn_"),
+    "optimiser": ("adam", "multi_tensor"),
+    "copy": ("memcpy", "memset", "copy_"),
+    "else": ("",),
+}
+"""Kinds of kernels by words in their names; the first that fits counts."""
 
 
 @dataclass
@@ -60,11 +74,13 @@ class Turn:
 
 @dataclass
 class Contestant:
-    """A way to train; ``run(steps)`` trains so many steps and times all but the first."""
+    """A way to train; ``run(steps)`` trains so many steps and times all but the first ones."""
 
     name: str
     precision: torch.dtype
     run: Callable[[int], Turn]
+    clock: StepClock | None = None
+    """Of ours."""
     turns: list[Turn] = field(default_factory=list)
 
     def median(self, what: str) -> float:
@@ -101,11 +117,13 @@ class Meter:
 
 
 class StepClock(L.Callback):
-    """Times an epoch's steps after the first."""
+    """Times an epoch's steps after the first ``untimed``, in which it can have a profiler look on."""
 
-    def __init__(self, meter: Meter) -> None:
+    def __init__(self, meter: Meter, untimed: int) -> None:
         self.meter = meter
+        self.untimed = untimed
         self.times: dict[str, float] = {}
+        self.profiler: torch.profiler.profile | None = None
 
     def on_train_epoch_start(self, *_: Any) -> None:
         self.times["asked"] = self.meter.now()
@@ -117,14 +135,18 @@ class StepClock(L.Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if batch_idx == 0:
-            self.times["first step"] = self.meter.now()
+        if batch_idx == self.untimed - 1:
+            self.times["timed from"] = self.meter.now()
+            if self.profiler is not None:
+                self.profiler.start()
 
     def on_train_epoch_end(self, *_: Any) -> None:
         self.times["end"] = self.meter.now()
+        if self.profiler is not None:
+            self.profiler.stop()
 
 
-def reference_contestant(training: ReferenceTraining, meter: Meter) -> Contestant:
+def reference_contestant(training: ReferenceTraining, meter: Meter, untimed: int) -> Contestant:
     def run(steps: int) -> Turn:
         give_back_freed_memory()
         meter.forget_peak()
@@ -133,26 +155,29 @@ def reference_contestant(training: ReferenceTraining, meter: Meter) -> Contestan
         views = next(batches)
         start = meter.now() - asked
         training.step(views)
+        for _ in range(untimed - 1):
+            training.step(next(batches))
         waited, timed_from = 0.0, meter.now()
-        for _ in range(steps - 1):
+        for _ in range(steps - untimed):
             asked = time.perf_counter()
             views = next(batches)
             waited += time.perf_counter() - asked
             training.step(views)
-        step_seconds = (meter.now() - timed_from) / (steps - 1)
-        return Turn(start, step_seconds, waited / (steps - 1), meter.peak_mb())
+        step_seconds = (meter.now() - timed_from) / (steps - untimed)
+        return Turn(start, step_seconds, waited / (steps - untimed), meter.peak_mb())
 
     return Contestant(f"reference, {training.loader.num_workers} workers", torch.float32, run)
 
 
-def our_contestant(name: str, experiment: Experiment, meter: Meter) -> Contestant:
+def our_contestant(name: str, experiment: Experiment, meter: Meter, untimed: int = 1) -> Contestant:
     trainer, method, datamodule = experiment.trainer, experiment.method, experiment.datamodule
-    clock = StepClock(meter)
-    trainer.callbacks.append(clock)
+    clock = StepClock(meter, untimed)
+    trainer.callbacks += [Seeding(0), StepLosses(), clock]  # as in fer-train
 
     def seconds_for_views() -> float:
         """Fetching and augmenting a batch; on its own, since the Trainer does both inside the step."""
         batches = datamodule.train_dataloader()
+        method.augmentation.to(meter.device)  # from where the Trainer takes it back
         asked = meter.now()
         for number, batch in enumerate(batches):
             method.make_views(batch.image.to(meter.device))
@@ -171,11 +196,11 @@ def our_contestant(name: str, experiment: Experiment, meter: Meter) -> Contestan
         trainer.fit(method, datamodule=datamodule)
         peak = meter.peak_mb()
         times = clock.times
-        step_seconds = (times["end"] - times["first step"]) / (steps - 1)
+        step_seconds = (times["end"] - times["timed from"]) / (steps - untimed)
         return Turn(times["first batch"] - times["asked"], step_seconds, seconds_for_views(), peak)
 
     precision = torch.bfloat16 if str(experiment.config["trainer"]["precision"]).startswith("bf16") else torch.float32
-    return Contestant(name, precision, run)
+    return Contestant(name, precision, run, clock)
 
 
 def our_experiment(overrides: Sequence[str], folder: Path) -> Experiment:
@@ -192,7 +217,7 @@ def difference_of_losses(experiment: Experiment, depth: int, device: torch.devic
     network = ReferenceNetwork(depth, method.num_classes).to(device).train()
     # The names differ, the order of the tensors does not.
     network.load_state_dict(dict(zip(network.state_dict(), method.network.state_dict().values(), strict=True)))
-    with torch.no_grad():
+    with torch.no_grad(), torch.backends.cudnn.flags(allow_tf32=False):
         expected = reference_loss(network, *views, batch.label, LAM)[0].double()
         found = method.loss(batch._replace(image=views)).total.double()
     return float((found - expected).abs() / expected)
@@ -212,13 +237,33 @@ def operations_of_a_step(training: ReferenceTraining) -> float:
 def peak_rate(precision: torch.dtype, meter: Meter) -> float:
     """Operations per second of a large matrix product, the best of several."""
     edge = 8192 if meter.device.type == "cuda" else 2048
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32
     left, right = (torch.randn(edge, edge, device=meter.device).to(precision) for _ in range(2))
     seconds = []
     for _ in range(4):
         started = meter.now()
         left @ right
         seconds.append(meter.now() - started)
+    torch.backends.cuda.matmul.allow_tf32 = False
     return 2 * edge**3 / min(seconds)
+
+
+def profile(contestant: Contestant, steps: int) -> None:
+    """Print what a GPU did in a turn's timed steps: how long it worked, and on what."""
+    clock = contestant.clock
+    assert clock is not None
+    clock.profiler = profiler = torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA])
+    step = 1e3 * contestant.run(steps).step_seconds
+    clock.profiler = None
+    times = dict.fromkeys(KERNELS, 0.0)
+    for event in profiler.key_averages():
+        name = event.key.lower()
+        kind = next(kind for kind, words in KERNELS.items() if any(word in name for word in words))
+        times[kind] += event.self_device_time_total / 1e3 / (steps - clock.untimed)
+    shares = ", ".join(f"{kind} {milliseconds:.2f}" for kind, milliseconds in times.items())
+    busy = sum(times.values())
+    print(f"\n{contestant.name}, profiled: {step:.2f} ms a step, in which the GPU works {busy:.2f}: {shares}")
+    print(profiler.key_averages().table(sort_by="self_cuda_time_total", row_limit=16, max_name_column_width=80))
 
 
 def compare(depth: int, options: argparse.Namespace, device: torch.device) -> dict[str, Any]:
@@ -239,7 +284,7 @@ def compare(depth: int, options: argparse.Namespace, device: torch.device) -> di
     ]
     with tempfile.TemporaryDirectory() as folder:
         faithful = our_experiment(overrides, Path(folder))
-        fast = our_experiment([*overrides, *options.fast], Path(folder))
+        fast = [our_experiment([*overrides, *settings], Path(folder)) for settings in options.fast]
         difference = difference_of_losses(faithful, depth, device)
         print(f"\nResNet-{depth}, {SIZE} px, batch {options.batch_size}, erase {options.erase}: ", end="")
         print(f"losses of reference and faithful differ by {difference:.1e}")
@@ -253,16 +298,26 @@ def compare(depth: int, options: argparse.Namespace, device: torch.device) -> di
             for workers in (options.workers, 0)
         ]  # fmt: skip
         operations = operations_of_a_step(trainings[0])
-        contestants = [reference_contestant(training, meter) for training in trainings]
-        contestants += [our_contestant("faithful", faithful, meter), our_contestant("fast", fast, meter)]
+        contestants = [reference_contestant(training, meter, options.untimed) for training in trainings]
+        contestants.append(our_contestant("faithful", faithful, meter, options.untimed))
+        for number, (settings, experiment) in enumerate(zip(options.fast, fast, strict=True), start=1):
+            name = f"fast {number}" if len(fast) > 1 else "fast"
+            print(f"{name}: {' '.join(settings)}")
+            contestants.append(our_contestant(name, experiment, meter, options.untimed))
         for contestant in contestants:
-            contestant.run(2)  # compiles, and fills caches
+            asked = time.perf_counter()
+            contestant.run(options.untimed + 1)  # compiles, and fills caches
+            print(f"  {contestant.name} ready after {time.perf_counter() - asked:.0f} s", flush=True)
         for number in range(options.rounds):
             for contestant in contestants:
                 contestant.turns.append(contestant.run(options.steps))
-            print(
-                f"  round {number + 1}: " + ", ".join(f"{c.name} {c.turns[-1].step_seconds:.3f} s" for c in contestants)
-            )
+                print(
+                    f"  round {number + 1}: {contestant.name} {contestant.turns[-1].step_seconds:.4f} s a step",
+                    flush=True,
+                )
+        if options.profile:
+            for contestant in contestants[len(trainings) :]:
+                profile(contestant, options.steps)
     return report(contestants, operations, options.batch_size, meter) | {"difference of losses": difference}
 
 
@@ -304,18 +359,23 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--depth", type=int, nargs="+", default=[18, 50], help="of the ResNet")
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--erase", choices=("shared", "independent"), default="independent")
-    parser.add_argument("--steps", type=int, default=4, help="per turn, the first of which is not timed")
+    parser.add_argument("--steps", type=int, default=4, help="per turn")
+    parser.add_argument("--untimed", type=int, default=1, help="first steps of a turn (CUDA graphs are recorded in 3)")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--workers", type=int, default=2, help="of the reference's loader (as released: 4)")
     parser.add_argument("--faces", type=int, default=1400, help="demo faces to draw from")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--fast", nargs="*", default=FAST, metavar="KEY=VALUE", help=f"default: {' '.join(FAST)}")
+    parser.add_argument("--fast", nargs="*", action="append", metavar="KEY=VALUE", help=f"default: {' '.join(FAST)}")
     parser.add_argument("--overrides", nargs="*", default=[], metavar="KEY=VALUE", help="for faithful and fast")
+    parser.add_argument("--profile", action="store_true", help="on a GPU")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args(argv)
-    if options.steps < 2:
-        parser.error("--steps needs 2 or more: the first is not timed")
+    if not 1 <= options.untimed < options.steps:
+        parser.error("--steps must be more than --untimed, which is 1 or more")
+    options.fast = options.fast or [FAST]
     device = torch.device(options.device)
+    if options.profile and device.type != "cuda":
+        parser.error("--profile needs a GPU")
     log_to_terminal()  # silences what Lightning says of every Trainer
     found: dict[str, Any] = {
         "machine": {

@@ -121,7 +121,7 @@ def overrides(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> list[st
         "noise.ratio=0.3",
         "batch_size=16",
         "trainer.max_epochs=3",
-        "trainer.accelerator=cpu",
+        f"trainer.accelerator={os.environ.get('FER_TEST_ACCELERATOR', 'cpu')}",
     ]
 
 

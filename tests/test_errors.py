@@ -63,6 +63,7 @@ VALUES = [
     ("seed=-1", "seed"),
     ("seed=one", "seed"),
     ("num_workers=-1", "num_workers is -1"),
+    ("compile=fast", "compile is 'fast'; it must be true, false or one of default, reduce-overhead"),
     ("channels_last=maybe", "channels_last is 'maybe'; it must be true or false"),
     ("output_dir=", "output_dir is ''"),
     ("optim.lr=-1", "optim: Invalid learning rate: -1"),

@@ -66,6 +66,7 @@ def test_two_ranks_hold_the_same_after_every_epoch(
     method: str, overrides: list[str], ranks: dict[int, Ranks], tmp_path: Path
 ) -> None:
     more = [*overrides_of(method), "trainer.devices=2", "batch_size=20", "trainer.max_epochs=2"]
+    more.append("trainer.accelerator=cpu")
     keep = ["+callbacks.keep._target_=test_methods.KeepState", f"+callbacks.keep.folder={tmp_path}"]
     ranks[2](train_as_rank, tmp_path / "run", [*overrides, *more, *keep], CHOICES)
     for epoch in range(2):
@@ -81,7 +82,7 @@ def test_state_of_samples_is_that_of_the_rank_that_saw_them(
     for devices in (1, 2):
         folder = tmp_path / str(devices)
         more = ["method=elr", f"trainer.devices={devices}", "batch_size=20", "trainer.precision=64-true"]
-        both = [*overrides, *more, "augment=none", "augment.size=32"]
+        both = [*overrides, *more, "augment=none", "augment.size=32", "trainer.accelerator=cpu"]
         results: Any = ranks[2](train_as_rank, folder, both) if devices == 2 else train_as_rank(folder, both)
         assert results
         state = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]

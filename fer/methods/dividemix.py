@@ -160,8 +160,8 @@ class DivideMix(TwoNetworks):
         self, network: torch.nn.Module, batch: Batch, target: Tensor, labelled: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         images, targets, labelled = torch.cat([*batch.image]), target.repeat(2, 1), labelled.repeat(2)
-        share = torch.distributions.Beta(self.alpha, self.alpha).sample().to(images.device)
-        share = torch.maximum(share, 1 - share)
+        share = torch.distributions.Beta(self.alpha, self.alpha).sample().item()
+        share = max(share, 1 - share)
         partner = torch.randperm(len(images), device=images.device)
         _, logits = network(share * images + (1 - share) * images[partner])
         mixed = share * targets + (1 - share) * targets[partner]

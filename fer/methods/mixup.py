@@ -34,7 +34,7 @@ class Mixup(Method):
 
     def loss(self, batch: Batch) -> Loss:
         assert isinstance(batch.image, Tensor)
-        share = torch.distributions.Beta(self.alpha, self.alpha).sample().to(batch.image.device)
+        share = torch.distributions.Beta(self.alpha, self.alpha).sample().item()
         other = torch.randperm(len(batch.label), device=batch.image.device)
         _, logits = self.network(share * batch.image + (1 - share) * batch.image[other])
         total = share * F.cross_entropy(logits, batch.label)

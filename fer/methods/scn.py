@@ -33,7 +33,7 @@ def rank_regularisation(importance: Tensor, high_share: float, margin: float) ->
     count = math.floor(high_share * len(importance))
     order = importance.argsort(descending=True)
     is_low = torch.ones_like(importance, dtype=torch.bool)
-    is_low[order[:count]] = False
+    is_low.index_fill_(0, order[:count], False)  # an indexed assignment would make a GPU wait
     if not 0 < count < len(importance):
         return importance.sum() * 0, is_low
     gap = importance[order[:count]].mean() - importance[order[count:]].mean()
