@@ -7,12 +7,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import lightning.pytorch as L
 import numpy as np
 import pytest
 import torch
+from conftest import Train
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from fer.batch import Batch
 from fer.data import folder, noise
 from fer.data.module import FaceDataModule
 
@@ -77,3 +80,24 @@ def test_every_image_comes_with_its_position_and_its_given_label(shapes: Path) -
 def test_what_cannot_be_served_is_refused(options: dict[str, Any], message: str, shapes: Path) -> None:
     with pytest.raises(ValueError, match=message):
         module(shapes, **options)
+
+
+def test_every_epoch_of_a_training_has_an_order_of_its_own(train: Train, tmp_path: Path) -> None:
+    """As Lightning drives the sampler, which it has to find in the loader."""
+    shown = tmp_path / "shown.txt"
+    train(tmp_path / "run", "+callbacks.shown._target_=test_data_module.NoteOrder", f"+callbacks.shown.file={shown}")
+    orders = [[int(row) for row in line.split()] for line in shown.read_text().splitlines()]
+    assert len(orders) == 3
+    assert all(sorted(order) == [*range(60)] for order in orders)
+    assert len({tuple(order) for order in orders}) == 3
+
+
+class NoteOrder(L.Callback):
+    """Writes a line per epoch, of the samples in the order in which they are trained on."""
+
+    def __init__(self, file: str) -> None:
+        self.file = Path(file)
+
+    def on_train_batch_end(self, trainer: L.Trainer, module: Any, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        with self.file.open("a") as stream:
+            print(*batch.index.tolist(), end="\n" if trainer.is_last_batch else " ", file=stream)

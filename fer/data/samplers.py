@@ -47,6 +47,11 @@ class RankBatches(Sampler[list[int]]):
         self.world_size = world_size
         self.epoch = 0
 
+    @property
+    def sampler(self) -> RankBatches:
+        """Itself: what Lightning looks for in a batch sampler, to call ``set_epoch`` of."""
+        return self
+
     def set_epoch(self, epoch: int) -> None:
         """Called by Lightning before every epoch."""
         self.epoch = epoch
