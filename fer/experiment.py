@@ -20,8 +20,8 @@ from fer.building import Config, build_method, rehearse
 from fer.callbacks.progress import EpochBar
 from fer.callbacks.run_writer import RunWriter
 from fer.callbacks.seeding import Seeding, seed_everything
-from fer.callbacks.signals import SignalsAsBefore, cluster_without_requeueing
 from fer.callbacks.step_losses import StepLosses
+from fer.callbacks.termination import SaveWhenTerminated, SignalsAsBefore, cluster_without_requeueing
 from fer.checkpoints import WholeCheckpoints, read_checkpoint
 from fer.data.module import FaceDataModule
 from fer.data.noise import fingerprint
@@ -69,11 +69,12 @@ def build(config: Config, folder: RunFolder, *, for_training: bool = True) -> Ex
     datamodule = _unread_data(config)
     checkpoints = WholeCheckpoints()
     if for_training:
-        callbacks = [SignalsAsBefore(), Seeding(config["seed"]), StepLosses(), RunWriter(folder, checkpoints)]
+        callbacks = [Seeding(config["seed"]), StepLosses(), RunWriter(folder, checkpoints)]
         callbacks += [instantiated(node, f"callbacks.{name}") for name, node in (config["callbacks"] or {}).items()]
+        last: list[L.Callback] = [SaveWhenTerminated(folder, checkpoints)]
         logger = instantiated(config["logger"], "logger", save_dir=folder.path, name="tensorboard", version="")
     else:
-        callbacks, logger = [SignalsAsBefore()], None
+        callbacks, last, logger = [], [SignalsAsBefore()], None
     on_terminal = config["trainer"]["enable_progress_bar"] and for_training and sys.stdout.isatty()
     is_distributed = world_size(config["trainer"]) > 1
     trainer: L.Trainer = instantiated(
@@ -82,7 +83,7 @@ def build(config: Config, folder: RunFolder, *, for_training: bool = True) -> Ex
         # Buffers hold what ranks have seen of their own samples; a broadcast at every step would overwrite it.
         strategy=DDPStrategy(broadcast_buffers=False) if is_distributed else "auto",
         plugins=[checkpoints, *cluster_without_requeueing()],
-        callbacks=callbacks + ([EpochBar()] if on_terminal else []),
+        callbacks=callbacks + ([EpochBar()] if on_terminal else []) + last,
         logger=logger or False,
         use_distributed_sampler=False,
         num_sanity_val_steps=0,
@@ -150,11 +151,11 @@ def train(config: Config, folder: RunFolder) -> dict[str, Any] | None:
     with logging_to(folder.log_file):
         experiment = build(config, folder)
         trainer, method, datamodule = experiment.trainer, experiment.method, experiment.datamodule
-        resume = folder.last_checkpoint if folder.last_checkpoint.is_file() else None
+        resume, done = _where_to_go_on(folder)
         if resume is not None:
             check_data(datamodule, folder)
         if trainer.is_global_zero:
-            _write_inputs(experiment, folder, resumed=resume is not None)
+            _write_inputs(experiment, folder, resume, done)
         trainer.fit(method, datamodule=datamodule, ckpt_path=resume, weights_only=True)
         test = _test(experiment, folder)
         predicted = predictions.predict(trainer, method, datamodule)
@@ -245,17 +246,27 @@ def _load(method: Method, checkpoint: Path) -> None:
         raise RunFolderError(f"{checkpoint} does not fit the run's config.yaml ({error}); restore both") from error
 
 
-def _write_inputs(experiment: Experiment, folder: RunFolder, *, resumed: bool) -> None:
-    """What the run starts from: noise, stamp, and records cut to what the checkpoint knows."""
+def _where_to_go_on(folder: RunFolder) -> tuple[Path | None, int]:
+    """The checkpoint of an interrupted run, ``None`` if there is none, and how many whole epochs are behind it."""
+    done = read_checkpoint(folder.last_checkpoint)["epoch"] + 1 if folder.last_checkpoint.is_file() else 0
+    if folder.interrupted_checkpoint.is_file():
+        epoch = read_checkpoint(folder.interrupted_checkpoint)["epoch"]
+        if epoch >= done:  # else a crash has kept the end of its epoch from removing it
+            return folder.interrupted_checkpoint, epoch
+    return folder.last_checkpoint if done else None, done
+
+
+def _write_inputs(experiment: Experiment, folder: RunFolder, resume: Path | None, done: int) -> None:
+    """What the run starts from: noise, stamp, and records cut to what the checkpoint, if there is one, knows."""
     datamodule = experiment.datamodule
-    epoch = 0
     folder.last_checkpoint.parent.mkdir(exist_ok=True)
-    if resumed:
-        epoch = read_checkpoint(folder.last_checkpoint)["epoch"] + 1
-        log.info("resuming after epoch %d", epoch)
-    else:
+    if resume is None:
         folder.remove_pictures()
-    folder.keep_records_before(epoch)
+    elif resume == folder.interrupted_checkpoint:
+        log.info("resuming amid epoch %d", done + 1)
+    else:
+        log.info("resuming after epoch %d", done)
+    folder.keep_records_before(done)
     names, table = datamodule.table.class_names, datamodule.table
     train = datamodule.train
     folder.write_table(
@@ -271,5 +282,5 @@ def _write_inputs(experiment: Experiment, folder: RunFolder, *, resumed: bool) -
         "labels": {"fingerprint": fingerprint(train.given), "changed": int((train.given != train.clean).sum())},
         "device": str(experiment.trainer.strategy.root_device),
         "devices": experiment.trainer.world_size,
-        "resumed_after_epoch": epoch or None,
+        "resumed_after_epoch": done or None,
     })  # fmt: skip

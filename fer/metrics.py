@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -91,6 +92,16 @@ class TrainingStatistics:
         for name, value in parts.items():
             added = value.detach().double() * len(predicted)
             self._loss_sums[name] = self._loss_sums[name] + added if name in self._loss_sums else added
+
+    def state_dict(self) -> dict[str, Any]:
+        """The sums so far, on the CPU."""
+        counts = None if self._counts is None else self._counts.cpu()
+        return {"counts": counts, "losses": {name: value.cpu() for name, value in self._loss_sums.items()}}
+
+    def load_state_dict(self, state: Mapping[str, Any], device: torch.device) -> None:
+        """Go on from sums."""
+        self._counts = None if state["counts"] is None else state["counts"].to(device)
+        self._loss_sums = {name: value.to(device) for name, value in state["losses"].items()}
 
     def compute(self, sum_over_ranks: Callable[[Tensor], Tensor] = lambda tensor: tensor) -> dict[str, float]:
         """``acc``, ``acc_clean``, ``memorized``, ``recovered`` in 0..1 and the mean of every part of the loss.

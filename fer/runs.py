@@ -50,6 +50,7 @@ class RunFolder:
         self.lock_file = self.path / ".lock"
         self.cam_folder = self.path / "cams"
         self.last_checkpoint = self.path / "checkpoints" / "last.ckpt"
+        self.interrupted_checkpoint = self.path / "checkpoints" / "interrupted.ckpt"
         self.best_checkpoint = self.path / "checkpoints" / "best.ckpt"
 
     @property
@@ -167,6 +168,10 @@ class RunFolder:
         if not isinstance(config, dict):
             raise RunFolderError(f"{self.config_file} holds no configuration; remove the folder and train again")
         return config
+
+    @property
+    def has_checkpoint(self) -> bool:
+        return self.last_checkpoint.is_file() or self.interrupted_checkpoint.is_file()
 
     def records(self) -> list[dict[str, Any]]:
         """The epochs so far, oldest first. A line cut off by a crash ends the list."""

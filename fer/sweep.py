@@ -153,7 +153,7 @@ def summarised() -> Iterator[None]:
     except SystemExit as stop:
         status = stop.code
         if status == _AFTER_SIGTERM:
-            print("ended by SIGTERM; the same command goes on after the last whole epoch", file=sys.stderr)
+            print("ended by SIGTERM; the same command goes on from here", file=sys.stderr)
     if _sweeps:
         text, is_complete = _sweeps.pop().summary()
         print(text)
@@ -218,7 +218,7 @@ def _planned(config: DictConfig) -> Iterator[Job]:
         job = loader.load_sweep_config(config, [*overrides])
         folder = RunFolder(Path(job.hydra.sweep.dir) / job.hydra.sweep.subdir)
         launch.check_folder(_without_hydra(job), folder.path, job.hydra.runtime.choices)
-        yield Job(overrides, folder, folder.state, folder.last_checkpoint.is_file())
+        yield Job(overrides, folder, folder.state, folder.has_checkpoint)
 
 
 def _without_hydra(job: DictConfig) -> DictConfig:

@@ -163,14 +163,20 @@ def times_trained(folder: Path) -> list[str]:
 
 
 class StopAt(L.Callback):
-    """Stands still before the epoch that the file names, as ``0.01 2`` for that of learning rate 0.01, and says so."""
+    """Stands still before the epoch that the file names, as ``0.01 2`` for that of learning rate 0.01, and says so.
+
+    Until the file says something else, or SIGTERM asks to end.
+    """
 
     def __init__(self, file: str) -> None:
         self.file = Path(file)
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         here = f"{trainer.optimizers[0].defaults['lr']:g} {trainer.current_epoch}"
-        while self.file.read_text(encoding="utf-8") == here:
+        while self.file.read_text(encoding="utf-8") == here and not any(
+            getattr(callback, "is_asked", False)
+            for callback in trainer.callbacks  # type: ignore[attr-defined]
+        ):
             self.file.with_suffix(".reached").touch()
             time.sleep(0.02)
 

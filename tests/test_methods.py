@@ -14,6 +14,7 @@ from ranks import Ranks
 from test_distributed import train as train_as_rank
 from test_pictures import assert_same_maps
 from test_resume import PowerCut, records
+from test_termination import terminated
 
 METHODS = sorted(path.stem for path in (PROJECT / "conf" / "method").glob("*.yaml"))
 # What needs the seven expressions, so that the shapes' three classes must be told.
@@ -36,6 +37,8 @@ def overrides_of(method: str) -> list[str]:
 def test_an_interrupted_run_ends_as_an_uninterrupted_one(method: str, train: Train, tmp_path: Path) -> None:
     overrides = overrides_of(method)
     train(tmp_path / "whole", *overrides)
+    with pytest.raises(SystemExit):
+        train(tmp_path / "cut", *overrides, *terminated(1, 1))
     with pytest.raises(PowerCut):
         train(tmp_path / "cut", *overrides, "+callbacks.cut._target_=test_resume.CutPower", "+callbacks.cut.epoch=2")
     train(tmp_path / "cut", *overrides)

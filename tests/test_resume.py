@@ -174,7 +174,7 @@ def test_a_run_ended_by_a_signal_goes_on_by_the_same_command(
     command = start("0.001 1")
     command.process.terminate()
     assert command.wait() == 143, command.output
-    assert "ended by SIGTERM; the same command goes on after the last whole epoch" in command.output
+    assert "ended by SIGTERM; the same command goes on from here" in command.output
     command = start("0.001 2")
     command.press_ctrl_c()
     assert command.wait() == 130, command.output

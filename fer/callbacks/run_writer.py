@@ -50,8 +50,15 @@ class RunWriter(Checkpoint):
             if writes:
                 self._keep_best()  # a crash may have come between the two
 
+    def state_dict(self) -> dict[str, float]:
+        return {"samples": self._samples, "training_seconds": self._training_seconds}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._samples, self._training_seconds = state["samples"], state["training_seconds"]
+
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._started, self._first_epoch = time.perf_counter(), trainer.current_epoch
+        self._epoch_started = self._started - self._training_seconds  # of an epoch that was interrupted
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._epoch_started, self._samples = time.perf_counter(), 0
@@ -81,6 +88,7 @@ class RunWriter(Checkpoint):
             if writes and self.checkpoints.error is not None:
                 raise self.checkpoints.error
             if writes:
+                self.folder.interrupted_checkpoint.unlink(missing_ok=True)
                 self._keep_best()
 
     def _keep_best(self) -> None:

@@ -47,13 +47,23 @@ class StepLosses(L.Callback):
         self._unread.append(_Step(batch_idx + 1, batch.index, torch.stack([*outputs["parts"].values()])))
         is_logged = trainer.global_step % trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
         if is_logged or trainer.is_last_batch:
-            losses = torch.stack([step.losses for step in self._unread]).cpu()
-            self._stop_where_not_finite(trainer, losses)
-            self._unread = []
+            values = dict(zip(self._names, self._read(trainer), strict=True))
             if is_logged:
-                values = dict(zip(self._names, losses[-1].tolist(), strict=True))
                 for logger in trainer.loggers:
                     logger.log_metrics({f"step/{name}": v for name, v in values.items()}, step=trainer.global_step)
+
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """No state that has diverged is kept."""
+        if self._unread:
+            self._read(trainer)
+
+    def _read(self, trainer: L.Trainer) -> list[float]:
+        """The newest step's losses, once all that are unread have been looked at."""
+        losses = torch.stack([step.losses for step in self._unread]).cpu()
+        self._stop_where_not_finite(trainer, losses)
+        self._unread = []
+        newest: list[float] = losses[-1].tolist()
+        return newest
 
     def _stop_where_not_finite(self, trainer: L.Trainer, losses: Tensor) -> None:
         """Look at losses (S, P) of the unread steps.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +54,25 @@ class FaceDataset(Dataset[Batch]):
             clean_label=torch.from_numpy(self.clean[chosen]),
             index=torch.from_numpy(chosen),
         )
+
+
+class TrainingLoader(DataLoader[Batch]):
+    """Knows its place in an epoch, which Lightning keeps in checkpoints."""
+
+    batch_sampler: RankBatches
+    _given = 0
+
+    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
+        self._given = self.batch_sampler.left_out
+        for batch in super().__iter__():
+            self._given += 1
+            yield batch
+
+    def state_dict(self) -> dict[str, int]:
+        return {"epoch": self.batch_sampler.epoch, "batches": self._given}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.batch_sampler.leave_out(state["batches"], epoch=state["epoch"])
 
 
 class FaceDataModule(L.LightningDataModule):
@@ -188,6 +207,7 @@ class FaceDataModule(L.LightningDataModule):
 
     def _loader(self, dataset: FaceDataset, rows: IntArray, shuffle_seed: int | None = None) -> DataLoader[Batch]:
         trainer = self.trainer
+        kind: type[DataLoader[Batch]] = DataLoader if shuffle_seed is None else TrainingLoader
         batches = RankBatches(
             rows,
             self.batch_size,
@@ -195,7 +215,7 @@ class FaceDataModule(L.LightningDataModule):
             rank=trainer.global_rank if trainer else 0,
             world_size=trainer.world_size if trainer else 1,
         )
-        return DataLoader(
+        return kind(
             dataset,
             batch_sampler=batches,
             collate_fn=_as_it_is,

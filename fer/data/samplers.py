@@ -46,6 +46,7 @@ class RankBatches(Sampler[list[int]]):
         self.rank = rank
         self.world_size = world_size
         self.epoch = 0
+        self._trained = (0, 0)
 
     @property
     def sampler(self) -> RankBatches:
@@ -56,14 +57,26 @@ class RankBatches(Sampler[list[int]]):
         """Called by Lightning before every epoch."""
         self.epoch = epoch
 
+    def leave_out(self, batches: int, *, epoch: int) -> None:
+        """Begin that epoch after its first ``batches``, which were trained on before an interruption."""
+        self._trained = (epoch, batches)
+
+    @property
+    def left_out(self) -> int:
+        """Batches of the present epoch that are not drawn."""
+        epoch, batches = self._trained
+        return batches if epoch == self.epoch else 0
+
     def __iter__(self) -> Iterator[list[int]]:
         rows = self.rows
         if self.shuffle_seed is not None:
             rows = np.random.default_rng([self.shuffle_seed, self.epoch]).permutation(rows)
-        for start in range(0, len(self) * self.batch_size, self.batch_size):
+        first, end = self.left_out * self.batch_size, len(self) * self.batch_size
+        for start in range(first, end, self.batch_size):
             yield rows[start : start + self.batch_size][self.rank :: self.world_size].tolist()
 
     def __len__(self) -> int:
+        """Those left out included."""
         whole, rest = divmod(len(self.rows), self.batch_size)
         if self.shuffle_seed is not None:
             return whole + (rest >= 2 * self.world_size)

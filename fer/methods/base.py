@@ -17,6 +17,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from fer.augment import Augmentation
 from fer.batch import Batch
 from fer.errors import TrainingError
+from fer.methods.sample_states import share_rows
 from fer.metrics import EvaluationMetrics, TrainingStatistics
 from fer.models.batch_norm import share_statistics
 from fer.models.network import FaceNetwork
@@ -72,8 +73,7 @@ class Method(L.LightningModule):
         self.training_statistics = TrainingStatistics()
         self.epoch_record: dict[str, float] = {}
         """Metrics of the newest epoch, complete when the epoch ends."""
-        self._sample_states: list[str] = []
-        self._seen: list[Tensor] = []
+        self._sample_states, self._seen = list[str](), list[Tensor]()
         self._make_optimizer = setting.optimizer
         self._make_scheduler = setting.scheduler
 
@@ -135,9 +135,18 @@ class Method(L.LightningModule):
         self._seen = []
         self.epoch_record = {"lr": self.trainer.optimizers[0].param_groups[0]["lr"]}
 
+    def epoch_so_far(self) -> dict[str, Any]:
+        """What this rank alone knows of an epoch that is interrupted; a collective under DDP."""
+        self._share_sample_states()
+        return {"record": self.epoch_record, "statistics": self.training_statistics.state_dict()}
+
+    def go_on_with_epoch(self, so_far: dict[str, Any]) -> None:
+        """Take up what ``epoch_so_far`` returned on this rank."""
+        self.epoch_record = so_far["record"]
+        self.training_statistics.load_state_dict(so_far["statistics"], self.device)
+
     def on_train_epoch_end(self) -> None:
-        if self._seen:
-            self._share_sample_states()
+        self._share_sample_states()
         values = self.training_statistics.compute(self.sum_over_ranks)
         self._record({f"train/{name}": value for name, value in values.items()})
 
@@ -160,14 +169,9 @@ class Method(L.LightningModule):
         return {"index": batch.index, "probabilities": self(batch.image).softmax(1).float()}
 
     def _share_sample_states(self) -> None:
-        """An epoch shows every sample to one rank, whose row all ranks now take."""
-        seen = torch.zeros(len(getattr(self, self._sample_states[0])), dtype=torch.bool, device=self.device)
-        seen[torch.cat(self._seen)] = True
-        anywhere = self.sum_over_ranks(seen.int()) > 0
-        for name in self._sample_states:
-            state: Tensor = getattr(self, name)
-            own = state * seen.view(-1, *[1] * (state.dim() - 1))
-            state[anywhere] = self.sum_over_ranks(own)[anywhere]
+        if self.trainer.world_size > 1 and self._sample_states:
+            share_rows([getattr(self, name) for name in self._sample_states], self._seen, self.sum_over_ranks)
+            self._seen = []
 
     def _share_of_step(self, samples: int) -> Tensor:
         """What makes of DDP's mean over ranks the mean over samples, where ranks hold different numbers."""

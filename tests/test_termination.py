@@ -1,0 +1,204 @@
+"""SIGTERM amid an epoch: the same command goes on at the next step and ends as if nothing had happened."""
+
+from __future__ import annotations
+
+import os
+import resource
+import shutil
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as L
+import pytest
+import torch
+from conftest import CHOICES, Train
+from ranks import Ranks
+from test_resume import assert_same_outcome
+
+from fer import launch
+from fer.config import compose
+from fer.errors import TrainingError
+from fer.runs import RunFolder, RunFolderError
+
+STEPS = 4
+"""Of an epoch."""
+INTERRUPTED = Path("checkpoints", "interrupted.ckpt")
+LAST = Path("checkpoints", "last.ckpt")
+
+
+class Terminate(L.Callback):
+    """Sends SIGTERM to its own process, on one rank, before a step."""
+
+    def __init__(self, epoch: int, step: int, rank: int = 0) -> None:
+        self.at = (epoch, step, rank)
+
+    def on_train_batch_start(self, trainer: L.Trainer, module: L.LightningModule, batch: Any, batch_idx: int) -> None:
+        if (trainer.current_epoch, batch_idx, trainer.global_rank) == self.at:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def terminated(epoch: int, step: int, rank: int = 0) -> list[str]:
+    values = {"_target_": "test_termination.Terminate", "epoch": epoch, "step": step, "rank": rank}
+    return [f"+callbacks.terminate.{key}={value}" for key, value in values.items()]
+
+
+def train_until_terminated(train: Train, folder: Path, *overrides: str) -> None:
+    handler = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as stop:
+        train(folder, *overrides)
+    assert stop.value.code == 143
+    assert signal.getsignal(signal.SIGTERM) is handler
+
+
+@pytest.fixture
+def undisturbed(train: Train, tmp_path: Path) -> Path:
+    train(tmp_path / "undisturbed")
+    return tmp_path / "undisturbed"
+
+
+@pytest.mark.measured
+@pytest.mark.parametrize("step", range(STEPS))
+@pytest.mark.parametrize("epoch", [0, 1])
+def test_goes_on_at_the_next_step(epoch: int, step: int, undisturbed: Path, train: Train, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    train_until_terminated(train, folder, *terminated(epoch, step))
+    is_amid = step < STEPS - 1
+    assert (folder / INTERRUPTED).is_file() == is_amid
+    assert len(RunFolder(folder).records()) == epoch + (not is_amid)
+    assert RunFolder(folder).state == "incomplete"
+    train(folder)
+    assert not (folder / INTERRUPTED).exists()
+    assert_same_outcome(folder, undisturbed)
+    log = (folder / "train.log").read_text()
+    assert (f"ended by SIGTERM amid epoch {epoch + 1}, after step {step + 1}" in log) == is_amid
+    assert (f"resuming amid epoch {epoch + 1}" in log) == is_amid
+    assert "WARNING" not in log
+    seconds = [record["seconds"] for record in RunFolder(folder).records()]
+    assert all(value > 0 for value in seconds)
+
+
+@pytest.mark.parametrize("more", [["num_workers=2"], ["protocol=holdout"], ["train_samples=50"]])
+def test_goes_on_in_every_order_of_samples(more: list[str], train: Train, tmp_path: Path) -> None:
+    train(tmp_path / "undisturbed", *more)
+    train_until_terminated(train, tmp_path / "run", *more, *terminated(1, 1))
+    train(tmp_path / "run", *more)
+    assert_same_outcome(tmp_path / "run", tmp_path / "undisturbed")
+
+
+def test_goes_on_as_often_as_it_is_ended(undisturbed: Path, train: Train, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    for place in ((0, 0), (0, 1), (0, 2), (1, 0), (1, 3), (2, 2)):
+        train_until_terminated(train, folder, *terminated(*place))
+    train(folder)
+    assert_same_outcome(folder, undisturbed)
+
+
+ON_RANKS = {
+    "eac": [],
+    "elr": [],  # rows that follow samples
+    "scn": ["method.relabel_from=0", "method.relabel_margin=0"],
+    "ad_corre": [],
+    "dividemix": ["method.warm_up=1"],  # what is made at the start of an epoch
+    "ce": ["sync_batchnorm=false"],
+}
+
+
+@pytest.mark.parametrize("method", ON_RANKS)
+def test_ranks_end_at_the_same_step_also_where_one_is_asked(
+    method: str, overrides: list[str], ranks: dict[int, Ranks], tmp_path: Path
+) -> None:
+    values = [*overrides, f"method={method}", *ON_RANKS[method], "trainer.devices=2", "trainer.accelerator=cpu"]
+    ranks[2](train_as_rank, tmp_path / "undisturbed", values)
+    assert ranks[2](train_as_rank, tmp_path / "run", [*values, *terminated(1, 1, rank=1)]) == [143, 143]
+    assert (tmp_path / "run" / INTERRUPTED).is_file()
+    ranks[2](train_as_rank, tmp_path / "run", values)
+    assert_same_outcome(tmp_path / "run", tmp_path / "undisturbed")
+
+
+def train_as_rank(folder: Path, overrides: list[str]) -> Any:
+    try:
+        return launch.run(compose(overrides), folder, CHOICES)
+    except SystemExit as stop:
+        return stop.code
+
+
+# Faults
+
+
+def test_what_a_crash_has_left_behind_is_not_taken(undisturbed: Path, train: Train, tmp_path: Path) -> None:
+    """Between the end of an epoch and the removal of the checkpoint from its midst."""
+    folder = tmp_path / "run"
+    train_until_terminated(train, folder, *terminated(1, 0))
+    shutil.copy(folder / INTERRUPTED, tmp_path)
+    train_until_terminated(train, folder, *terminated(1, STEPS - 1))
+    shutil.copy(tmp_path / INTERRUPTED.name, folder / INTERRUPTED)
+    train(folder)
+    assert times_of(folder, "resuming after epoch 2") == 1
+    assert_same_outcome(folder, undisturbed)
+
+
+def times_of(folder: Path, words: str) -> int:
+    return (folder / "train.log").read_text().count(words)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 0.99])
+def test_a_damaged_checkpoint_is_named_and_kept(share: float, undisturbed: Path, train: Train, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    train_until_terminated(train, folder, *terminated(1, 1))
+    whole = (folder / INTERRUPTED).read_bytes()
+    (folder / INTERRUPTED).write_bytes(whole[: int(share * len(whole))])
+    with pytest.raises(RunFolderError, match=r"interrupted\.ckpt cannot be read .*remove it and"):
+        train(folder)
+    assert len(RunFolder(folder).records()) == 1
+    (folder / INTERRUPTED).unlink()
+    train(folder)
+    assert_same_outcome(folder, undisturbed)
+
+
+class FillDisk(L.Callback):
+    """From the second epoch's first step on no file may grow beyond what a small file takes."""
+
+    def on_train_batch_start(self, trainer: L.Trainer, *_: Any) -> None:
+        if trainer.current_epoch == 1:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+
+
+@pytest.fixture
+def limited() -> Iterator[None]:
+    yield
+    lift_limit()
+
+
+def lift_limit() -> None:
+    hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+    resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+
+
+def test_on_a_full_disk_the_epoch_is_lost_and_no_more(
+    undisturbed: Path, train: Train, tmp_path: Path, limited: None
+) -> None:
+    folder = tmp_path / "run"
+    full = "+callbacks.full._target_=test_termination.FillDisk"
+    train_until_terminated(train, folder, full, *terminated(1, 1))
+    lift_limit()
+    assert not (folder / INTERRUPTED).exists()
+    assert times_of(folder, "interrupted.ckpt (File too large): this epoch is lost") == 1
+    train(folder)
+    assert times_of(folder, "resuming after epoch 1") == 1
+    assert_same_outcome(folder, undisturbed)
+
+
+def test_no_state_that_has_diverged_is_kept(train: Train, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    with pytest.raises(TrainingError, match=r"loss.* is .*in epoch 1, step 2, of samples"):
+        train(folder, "optim.lr=1e30", *terminated(0, 1))
+    assert not (folder / INTERRUPTED).exists()
+    assert RunFolder(folder).state == "failed"
+
+
+def test_a_checkpoint_holds_tensors_and_plain_values_only(train: Train, tmp_path: Path) -> None:
+    train_until_terminated(train, tmp_path / "run", *terminated(0, 0))
+    content = torch.load(tmp_path / "run" / INTERRUPTED, weights_only=True)
+    assert content["epoch"] == 0
