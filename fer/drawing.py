@@ -50,7 +50,9 @@ def rows_of_images(
     in_rows = picture[top:].reshape(rows, height + _GAP, -1, 3)
     for column, (name, x) in enumerate(zip(column_names, offsets, strict=True)):
         _write(picture, x, _GAP, name)
-        in_rows[:, :height, x : x + width] = images[:, column].transpose(0, 2, 3, 1)
+        tiles = in_rows[:, :height, x : x + width]
+        for colour in range(3):  # one after the other: numpy would copy three bytes at a time
+            tiles[..., colour] = images[:, column, colour]
     for row, name in enumerate(row_names):
         _write(picture, _GAP, top + row * (height + _GAP), name)
     return picture
@@ -74,8 +76,10 @@ def confusion_matrix(counts: NDArray[np.int64], class_names: Sequence[str], titl
     top = 2 * (_line_height() + _GAP) + (_widest(class_names) if is_numbered else 0) + 2 * _GAP
     size = classes * cell
     picture = _blank(top + size + _GAP, max(side + size + _GAP, _widest([title]) + 2 * _GAP))
-    picture[top - 1 : top + size + 1, side - 1 : side + size + 1] = _TEXT
-    matrix = picture[top : top + size, side : side + size]
+    frame = picture[top - 1 : top + size + 1, side - 1 : side + size + 1]
+    for edge in (frame[0], frame[-1], frame[:, 0], frame[:, -1]):
+        edge[:] = _TEXT
+    matrix = frame[1:-1, 1:-1]
     _write(picture, _GAP, _GAP, title)
     _write(picture, side, 2 * _GAP + _line_height(), "predicted")
     _write(picture, _GAP, top - _line_height() - _GAP, "label")
