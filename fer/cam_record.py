@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import zipfile
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,9 +41,13 @@ class CamRecord:
         """Keep the record; one of the same epoch is replaced."""
         folder.cam_folder.mkdir(exist_ok=True)
         path = folder.cam_folder / _NAME.format(epoch)
+        with replacing(path) as unfinished, unfinished.open("wb") as stream:
+            self.write_to(stream)
+
+    def write_to(self, file: IO[bytes]) -> None:
         # Not np.savez, which has a parameter called file itself. Photographs would hardly become smaller.
-        with replacing(path) as unfinished, zipfile.ZipFile(unfinished, "w") as archive:
-            for name, values in asdict(self).items():
+        with zipfile.ZipFile(file, "w") as archive:
+            for name, values in vars(self).items():
                 with archive.open(f"{name}.npy", "w") as stream:
                     np.lib.format.write_array(stream, values, allow_pickle=False)
 

@@ -21,6 +21,8 @@ _GAP = 4
 _CELL = 46
 _MOST_NUMBERED = 12
 """Classes up to which a confusion matrix has numbers and names."""
+_NONE = "·"
+"""In a cell without samples."""
 _LARGEST_MATRIX = 560
 _FULL = np.array([8, 48, 107])
 """Colour of a share of 1; a share of 0 is white."""
@@ -92,9 +94,17 @@ def confusion_matrix(counts: NDArray[np.int64], class_names: Sequence[str], titl
         upright = np.rot90(_line(class_names[row]))
         _lay(picture, side + middle - upright.shape[1] // 2, top - _GAP - upright.shape[0], upright)
         for column, percent in enumerate(percents[row].tolist()):
-            number = str(percent) if counts[row, column] else "·"
+            number = str(percent) if counts[row, column] else _NONE
             _lay(matrix, column * cell, row * cell, _numbered_cell(number, percent))
     return picture
+
+
+def draw_ahead(texts: Sequence[str]) -> None:
+    """Draw the words of texts and all cells of a matrix, so that pictures need only be put together of them."""
+    _widest(texts)
+    for percent in range(101):
+        _numbered_cell(str(percent), percent)
+    _numbered_cell(_NONE, 0)
 
 
 def _blank(height: int, width: int) -> Pixels:

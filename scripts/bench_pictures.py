@@ -3,7 +3,7 @@
     python scripts/bench_pictures.py [--methods eac ce] [--epochs 12] [--json FILE] [OVERRIDE ...]
 
 Every epoch of a run ends with pictures here; an epoch without is the same one less the wait. Medians, apart from the
-first epoch, which also loads fonts and colours.
+first epoch of each run; the first of a process also meets whatever has not been prepared before training.
 """
 
 from __future__ import annotations

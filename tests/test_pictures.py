@@ -20,8 +20,9 @@ from tensorboard.compat.tensorflow_stub import pywrap_tensorflow
 from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 from test_resume import PowerCut, assert_same_outcome
 
-from fer import experiment
+from fer import drawing, experiment
 from fer.callbacks import pictures
+from fer.callbacks.pictures import Pictures
 from fer.callbacks.showing import Showing
 from fer.cam import mirror
 from fer.cam_record import read_cam_records
@@ -329,6 +330,26 @@ def test_without_a_logger_the_maps_are_kept(run: Path, train: Train, tmp_path: P
 def test_event_files_have_the_checksums_that_tensorboard_computes(content: bytes) -> None:
     computed = pywrap_tensorflow.crc_finalize(pywrap_tensorflow.crc_update(pywrap_tensorflow.CRC_INIT, content))
     assert pywrap_tensorflow.crc32c(content) == computed
+
+
+@pytest.mark.parametrize("protocol", ["last5", "holdout"])
+def test_no_epoch_waits_for_letters(
+    protocol: str, train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn = (drawing._word, drawing._numbered_cell)
+    before, after = [], []
+    show = Pictures.on_train_epoch_end
+
+    def count(*arguments: Any) -> None:
+        before.append([piece.cache_info().misses for piece in drawn])
+        show(*arguments)
+        after.append([piece.cache_info().misses for piece in drawn])
+
+    for piece in drawn:
+        piece.cache_clear()
+    monkeypatch.setattr(Pictures, "on_train_epoch_end", count)
+    train(tmp_path / "run", f"protocol={protocol}", "holdout_share=0.5", "trainer.max_epochs=1")
+    assert min(before[0]) > 0 and after == before
 
 
 # What goes wrong

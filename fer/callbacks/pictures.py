@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
+import io
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -14,12 +16,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fer.augment import resize
-from fer.callbacks.showing import Showing, add_picture, writers
+from fer.callbacks.showing import Showing, add_picture, as_jpeg, writers
 from fer.cam import mirror, overlay
 from fer.cam_record import CamRecord
 from fer.data.module import FaceDataModule
 from fer.data.shown_faces import evenly_spread, shown_test_faces, shown_wrong_labels
-from fer.drawing import Pixels, confusion_matrix, rows_of_images
+from fer.drawing import Pixels, confusion_matrix, draw_ahead, rows_of_images
 from fer.methods.base import Method
 from fer.methods.explanation import explain
 from fer.runs import RunFolder
@@ -28,6 +30,8 @@ _TILE = 64
 """Edge of a face in a picture, in pixels."""
 _FACES_IN_VIEWS = 6
 _DRAWS_OF_VIEWS = 3
+Beside = Callable[..., None]
+"""Takes a function and its arguments, to be called by another thread."""
 
 
 class Pictures(Showing):
@@ -70,29 +74,42 @@ class Pictures(Showing):
             return
         # By every rank, whatever becomes of the pictures of the first one.
         confusion = pl_module.sum_over_ranks(pl_module.evaluation_metrics.confusion.clone())
-        self.attempt(trainer, partial(_show_confusion, trainer, pl_module, confusion))
-        self.attempt(trainer, partial(self._show_maps, trainer, pl_module))
+        tasks: list[Future[None]] = []
+        with ThreadPoolExecutor(1) as other:  # the disk and the encoder work while the next picture is drawn
+
+            def beside(*task: Any) -> None:
+                tasks.append(other.submit(*task))
+
+            self.attempt(trainer, partial(self._show_maps, trainer, pl_module, beside))
+            self.attempt(trainer, partial(_show_confusion, trainer, pl_module, confusion, beside))
+        for task in tasks:
+            self.attempt(trainer, task.result)
 
     def _prepare(self, trainer: L.Trainer, method: Method) -> None:
-        """Choose the faces, and draw them once for no one: an epoch would wait for fonts, colours and kernels."""
-        self._faces = _shown_faces(trainer.datamodule, method)  # type: ignore[attr-defined]
+        """Choose the faces, and do all for no one that an epoch does: the first one would wait for whatever is new."""
+        data: FaceDataModule = trainer.datamodule  # type: ignore[attr-defined]
+        self._faces = _shown_faces(data, method)
         with trainer.precision_plugin.val_step_context():
             record = self._faces.seen_by(method)
-        _maps(record, self._faces.tile, np.arange(len(record.file)), method.class_names)
+        draw_ahead(_words_to_come(method.class_names))
+        maps = _maps(record, self._faces.tile, np.arange(len(record.file)), method.class_names)
+        support = np.bincount(data.evaluation_labels, minlength=method.num_classes)
+        confusion = confusion_matrix(np.diag(support), method.class_names, _title(trainer, method))
+        with ThreadPoolExecutor(1) as other:  # whose memory is new, too; what fails here will do so again
+            for task in (partial(record.write_to, io.BytesIO()), partial(as_jpeg, maps), partial(as_jpeg, confusion)):
+                other.submit(task)
 
-    def _show_maps(self, trainer: L.Trainer, method: Method) -> None:
+    def _show_maps(self, trainer: L.Trainer, method: Method, beside: Beside) -> None:
         assert self._faces is not None
         with trainer.precision_plugin.val_step_context():
             record = self._faces.seen_by(method)
-        with ThreadPoolExecutor(1) as beside:  # the disk and the encoder work while the next picture is drawn
-            tasks = [beside.submit(record.write, RunFolder(trainer.default_root_dir), trainer.current_epoch)]
-            for tag, split in (("cam/test", "test"), ("cam/wrong_labels", "train")):
-                rows = np.flatnonzero(record.split == split)
-                if len(rows) and (to := writers(trainer)):
-                    picture = _maps(record, self._faces.tile, rows, method.class_names)
-                    tasks += [beside.submit(add_picture, writer, tag, picture, trainer.current_epoch) for writer in to]
-        for task in tasks:
-            task.result()
+        beside(record.write, RunFolder(trainer.default_root_dir), trainer.current_epoch)
+        for tag, split in (("cam/test", "test"), ("cam/wrong_labels", "train")):
+            rows = np.flatnonzero(record.split == split)
+            if len(rows) and (to := writers(trainer)):
+                picture = _maps(record, self._faces.tile, rows, method.class_names)
+                for writer in to:
+                    beside(add_picture, writer, tag, picture, trainer.current_epoch)
 
 
 def chosen_epochs(count: int, of: int) -> set[int]:
@@ -155,11 +172,14 @@ def _show_views(trainer: L.Trainer, method: Method) -> None:
         add_picture(writer, "views", picture, trainer.current_epoch)
 
 
-def _show_confusion(trainer: L.Trainer, method: Method, confusion: Tensor) -> None:
-    title = f"{method.evaluation_name}, epoch {trainer.current_epoch + 1}: percent of each label"
-    picture = confusion_matrix(confusion.cpu().numpy(), method.class_names, title)
+def _show_confusion(trainer: L.Trainer, method: Method, confusion: Tensor, beside: Beside) -> None:
+    picture = confusion_matrix(confusion.cpu().numpy(), method.class_names, _title(trainer, method))
     for writer in writers(trainer):
-        add_picture(writer, f"confusion/{method.evaluation_name}", picture, trainer.current_epoch)
+        beside(add_picture, writer, f"confusion/{method.evaluation_name}", picture, trainer.current_epoch)
+
+
+def _title(trainer: L.Trainer, method: Method) -> str:
+    return f"{method.evaluation_name}, epoch {trainer.current_epoch + 1}: percent of each label"
 
 
 def _maps(record: CamRecord, tile: Tensor, rows: NDArray[np.int64], class_names: tuple[str, ...]) -> Pixels:
@@ -187,3 +207,9 @@ def _caption(clean: int, given: int, probabilities: NDArray[np.float32], class_n
     if given != clean and predicted in (clean, given):
         lines.append("recovered" if predicted == clean else "memorised")
     return "\n".join(lines)
+
+
+def _words_to_come(class_names: tuple[str, ...]) -> list[str]:
+    """What captions may say after training that they do not say before."""
+    predicted = [f"{name}," for name in class_names]
+    return [*predicted, *map(str, range(101)), "recovered", "memorised"]

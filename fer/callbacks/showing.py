@@ -56,11 +56,15 @@ def writers(trainer: L.Trainer) -> list[SummaryWriter]:
     return [logger.experiment for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
 
 
-def add_picture(writer: SummaryWriter, tag: str, picture: Pixels, step: int) -> None:
-    """Add a picture as JPEG, a fifth of the size that ``SummaryWriter.add_image`` would make of a photograph."""
+def as_jpeg(picture: Pixels) -> bytes:
     encoded = io.BytesIO()
     Image.fromarray(picture).save(encoded, "JPEG", quality=_JPEG_QUALITY)
+    return encoded.getvalue()
+
+
+def add_picture(writer: SummaryWriter, tag: str, picture: Pixels, step: int) -> None:
+    """Add a picture as JPEG, a fifth of the size that ``SummaryWriter.add_image`` would make of a photograph."""
     height, width, _ = picture.shape
-    image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=encoded.getvalue())
+    image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=as_jpeg(picture))
     summary = Summary(value=[Summary.Value(tag=tag, image=image)])
     writer.file_writer.add_summary(summary, step)  # type: ignore[attr-defined]

@@ -163,6 +163,11 @@ class FaceDataModule(L.LightningDataModule):
         """What is evaluated after every epoch: ``test`` or ``holdout``."""
         return "test" if self.protocol == "last5" else "holdout"
 
+    @property
+    def evaluation_labels(self) -> IntArray:
+        """Of what is evaluated after every epoch."""
+        return self.train.given[self.holdout_rows] if self.protocol == "holdout" else self.test.given
+
     def train_dataloader(self) -> DataLoader[Batch]:
         return self._loader(self.train, self.fit_rows, shuffle_seed=self.seed)
 
