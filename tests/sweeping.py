@@ -165,7 +165,7 @@ def times_trained(folder: Path) -> list[str]:
 class StopAt(L.Callback):
     """Stands still before the epoch that the file names, as ``0.01 2`` for that of learning rate 0.01, and says so.
 
-    Until the file says something else, or SIGTERM asks to end.
+    Also where a training goes on amid it; until the file says something else, or SIGTERM asks to end.
     """
 
     def __init__(self, file: str) -> None:
@@ -173,12 +173,17 @@ class StopAt(L.Callback):
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         here = f"{trainer.optimizers[0].defaults['lr']:g} {trainer.current_epoch}"
-        while self.file.read_text(encoding="utf-8") == here and not any(
-            getattr(callback, "is_asked", False)
-            for callback in trainer.callbacks  # type: ignore[attr-defined]
-        ):
+        while self.file.read_text(encoding="utf-8") == here and not _is_to_end(trainer):
             self.file.with_suffix(".reached").touch()
             time.sleep(0.02)
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.fit_loop.restarted_mid_epoch:
+            self.on_train_epoch_start(trainer, pl_module)
+
+
+def _is_to_end(trainer: L.Trainer) -> bool:
+    return trainer.received_sigterm or any(getattr(callback, "is_asked", False) for callback in trainer.callbacks)  # type: ignore[attr-defined]
 
 
 class FailWhile(L.Callback):

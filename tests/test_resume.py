@@ -154,12 +154,14 @@ def test_another_seed_gives_another_result(undisturbed: Path, train: Train, tmp_
     assert (tmp_path / "other" / "noise.csv").read_bytes() == (undisturbed / "noise.csv").read_bytes()
 
 
+@pytest.mark.parametrize("devices", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_run_ended_by_a_signal_goes_on_by_the_same_command(
-    overrides: list[str], train: Train, tmp_path: Path
+    devices: int, overrides: list[str], train: Train, tmp_path: Path
 ) -> None:
     stop = tmp_path / "stop.txt"
+    values = ["optim.lr=0.001", f"trainer.devices={devices}"]
     arguments = [
-        *overrides, "optim.lr=0.001", "+callbacks.stop._target_=sweeping.StopAt", f"+callbacks.stop.file={stop}",
+        *overrides, *values, "+callbacks.stop._target_=sweeping.StopAt", f"+callbacks.stop.file={stop}",
         f"output_dir={tmp_path / 'out'}",
     ]  # fmt: skip
 
@@ -176,6 +178,8 @@ def test_a_run_ended_by_a_signal_goes_on_by_the_same_command(
     assert command.wait() == 143, command.output
     assert "ended by SIGTERM; the same command goes on from here" in command.output
     command = start("0.001 2")
+    (folder,) = (file.parent for file in (tmp_path / "out").rglob("config.yaml"))
+    assert "ended by SIGTERM amid epoch 2, after step 1" in (folder / "train.log").read_text()
     command.press_ctrl_c()
     assert command.wait() == 130, command.output
     assert "interrupted; the same command goes on from here" in command.output
@@ -184,7 +188,7 @@ def test_a_run_ended_by_a_signal_goes_on_by_the_same_command(
     assert command.wait() == 0, command.output
     (folder,) = (file.parent for file in (tmp_path / "out").rglob("result.json"))
     assert times_trained(folder) == [f"{epoch + 1}/{EPOCHS}" for epoch in range(EPOCHS)]
-    train(tmp_path / "undisturbed", "optim.lr=0.001")
+    train(tmp_path / "undisturbed", *values)
     assert_same_outcome(folder, tmp_path / "undisturbed")
 
 

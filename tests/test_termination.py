@@ -79,6 +79,21 @@ def test_goes_on_at_the_next_step(epoch: int, step: int, undisturbed: Path, trai
     assert all(value > 0 for value in seconds)
 
 
+class TerminateEarly(L.Callback):
+    """Sends SIGTERM while Lightning's own handler is in place."""
+
+    def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_a_signal_before_the_first_step_is_not_lost(undisturbed: Path, train: Train, tmp_path: Path) -> None:
+    early = "+callbacks.early._target_=test_termination.TerminateEarly"
+    train_until_terminated(train, tmp_path / "run", early)
+    assert times_of(tmp_path / "run", "ended by SIGTERM amid epoch 1, after step 1") == 1
+    train(tmp_path / "run")
+    assert_same_outcome(tmp_path / "run", undisturbed)
+
+
 @pytest.mark.parametrize("more", [["num_workers=2"], ["protocol=holdout"], ["train_samples=50"]])
 def test_goes_on_in_every_order_of_samples(more: list[str], train: Train, tmp_path: Path) -> None:
     train(tmp_path / "undisturbed", *more)
