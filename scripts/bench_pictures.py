@@ -72,11 +72,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         for method in options.methods:
             run = RunFolder(Path(folder) / method)
             measured[method] = waits_and_epochs(method, options.epochs, overrides, run)
-    print(f"{'':12}{'epoch s':>10}{'wait ms':>10}{'share':>9}{'first, ms':>12}")
+    print(f"{'':12}{'epoch s':>10}{'wait ms':>10}{'share':>9}{'first s':>10}{'wait ms':>10}{'share':>9}")
     for method, (first, *later) in measured.items():
         wait, epoch = (statistics.median(seconds) for seconds in zip(*later, strict=True))
         share = statistics.median(waited / rest for waited, rest in later)
-        print(f"{method:12}{epoch:10.2f}{1e3 * wait:10.1f}{share:9.2%}{1e3 * first[0]:12.1f}")
+        print(
+            f"{method:12}{epoch:10.2f}{1e3 * wait:10.1f}{share:9.2%}"
+            f"{first[1]:10.2f}{1e3 * first[0]:10.1f}{first[0] / first[1]:9.2%}"
+        )
     if options.json:
         machine = {"cores": torch.get_num_threads(), "torch": torch.__version__, "system": platform.platform()}
         options.json.write_text(json.dumps({"machine": machine, "seconds": measured}, indent=2) + "\n")
