@@ -146,8 +146,17 @@ class StepClock(L.Callback):
             self.profiler.stop()
 
 
+def set_flags(*, deterministic: bool | str, benchmark: bool) -> None:
+    """What a Trainer sets for its process when it is made, and so for all others here."""
+    torch.use_deterministic_algorithms(bool(deterministic), warn_only=deterministic == "warn")
+    torch.backends.cudnn.benchmark = benchmark
+    torch.backends.cudnn.deterministic = bool(deterministic)
+
+
 def reference_contestant(training: ReferenceTraining, meter: Meter, untimed: int) -> Contestant:
     def run(steps: int) -> Turn:
+        set_flags(deterministic=False, benchmark=False)
+        torch.backends.cudnn.deterministic = True  # as released
         give_back_freed_memory()
         meter.forget_peak()
         asked = meter.now()
@@ -188,6 +197,8 @@ def our_contestant(name: str, experiment: Experiment, meter: Meter, untimed: int
         return (meter.now() - asked) / number
 
     def run(steps: int) -> Turn:
+        options = experiment.config["trainer"]
+        set_flags(deterministic=options["deterministic"], benchmark=options["benchmark"])
         keep_freed_memory()  # as fer-train does
         meter.forget_peak()
         trainer.fit_loop.epoch_loop.max_steps = -1
