@@ -18,6 +18,7 @@ from ranks import Ranks
 from test_resume import assert_same_outcome
 
 from fer import launch
+from fer.callbacks.progress import epochs_behind
 from fer.config import compose
 from fer.errors import TrainingError
 from fer.runs import RunFolder, RunFolderError
@@ -108,6 +109,28 @@ def test_goes_on_as_often_as_it_is_ended(undisturbed: Path, train: Train, tmp_pa
         train_until_terminated(train, folder, *terminated(*place))
     train(folder)
     assert_same_outcome(folder, undisturbed)
+
+
+class NoteEpochsBehind(L.Callback):
+    """Writes how far the run is when a training starts."""
+
+    def __init__(self, file: str) -> None:
+        self.file = Path(file)
+
+    def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        self.file.write_text(str(epochs_behind(trainer)))
+
+
+@pytest.mark.parametrize(("place", "behind"), [((0, 0), 0.25), ((1, 2), 1.75), ((1, 3), 2.0)])
+def test_time_left_counts_the_steps_of_an_interrupted_epoch(
+    place: tuple[int, int], behind: float, train: Train, tmp_path: Path
+) -> None:
+    train_until_terminated(train, tmp_path / "run", *terminated(*place))
+    note = tmp_path / "note.txt"
+    train(
+        tmp_path / "run", "+callbacks.note._target_=test_termination.NoteEpochsBehind", f"+callbacks.note.file={note}"
+    )
+    assert float(note.read_text()) == behind
 
 
 ON_RANKS = {

@@ -27,6 +27,13 @@ def epoch_line(record: Mapping[str, float], epochs: int, seconds_left: float) ->
     return "  ".join([f"epoch {int(record['epoch']) + 1}/{epochs}", *values, f"{_clock(seconds_left)} left"])
 
 
+def epochs_behind(trainer: L.Trainer) -> float:
+    """Of the whole run, when a training starts; one that goes on amid an epoch counts that epoch's steps."""
+    loop = trainer.fit_loop
+    steps = loop.epoch_loop.batch_progress.current.ready if loop.restarted_mid_epoch else 0
+    return trainer.current_epoch + steps / loop.max_batches
+
+
 def _loss_parts(record: Mapping[str, float]) -> list[str]:
     """What a method reports of its loss; a part that is there with its weight is shown with it."""
     parts = {key.removeprefix("train/loss_"): value for key, value in record.items() if key.startswith("train/loss_")}
@@ -55,7 +62,7 @@ class EpochBar(RichProgressBar):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
-        self._started, self._first_epoch = time.perf_counter(), trainer.current_epoch
+        self._started, self._behind = time.perf_counter(), epochs_behind(trainer)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -63,8 +70,8 @@ class EpochBar(RichProgressBar):
         assert trainer.max_epochs is not None
         if trainer.global_step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             self._shown["loss"] = f"{float(outputs['loss']):.3f}"
-        done = trainer.current_epoch - self._first_epoch + (batch_idx + 1) / self.total_train_batches
-        left = (trainer.max_epochs - self._first_epoch - done) / done * (time.perf_counter() - self._started)
+        done = trainer.current_epoch + (batch_idx + 1) / self.total_train_batches
+        left = (trainer.max_epochs - done) / (done - self._behind) * (time.perf_counter() - self._started)
         self._shown["left"] = _clock(left)
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
 

@@ -14,7 +14,7 @@ import torch
 from lightning.pytorch.callbacks import Checkpoint
 
 from fer.batch import Batch
-from fer.callbacks.progress import epoch_line
+from fer.callbacks.progress import epoch_line, epochs_behind
 from fer.checkpoints import WholeCheckpoints, copy_checkpoint
 from fer.errors import TrainingError
 from fer.methods.base import Method
@@ -42,7 +42,7 @@ class RunWriter(Checkpoint):
         self.folder = folder
         self.checkpoints = checkpoints
         self._started = self._epoch_started = time.perf_counter()
-        self._first_epoch = 0
+        self._behind = 0.0
         self._samples, self._training_seconds = 0, 0.0
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -57,7 +57,7 @@ class RunWriter(Checkpoint):
         self._samples, self._training_seconds = state["samples"], state["training_seconds"]
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._started, self._first_epoch = time.perf_counter(), trainer.current_epoch
+        self._started, self._behind = time.perf_counter(), epochs_behind(trainer)
         self._epoch_started = self._started - self._training_seconds  # of an epoch that was interrupted
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -79,7 +79,7 @@ class RunWriter(Checkpoint):
             if writes:
                 self.folder.append_record({"epoch": epoch, **metrics})
         if trainer.is_global_zero:
-            left = (now - self._started) / (epoch + 1 - self._first_epoch) * (trainer.max_epochs - epoch - 1)
+            left = (now - self._started) / (epoch + 1 - self._behind) * (trainer.max_epochs - epoch - 1)
             log.info("%s", epoch_line({"epoch": epoch, **metrics}, trainer.max_epochs, left))
         for logger in trainer.loggers:
             logger.log_metrics(metrics, step=epoch)
