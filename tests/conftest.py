@@ -23,7 +23,7 @@ from fer import launch
 from fer.config import compose
 
 PROJECT = Path(__file__).resolve().parent.parent
-USE_RANKS = ("test_batch_norm.py", "test_distributed.py", "test_methods.py", "test_termination.py")
+USE_RANKS = ("test_batch_norm.py", "test_distributed.py", "test_methods_on_ranks.py")
 START_ONCE = ("test_sweep.py", "test_web_demo.py")
 FOR_PROCESSES = "COVERAGE_PROCESS_CONFIG"
 """Makes coverage trace processes that start."""

@@ -1,17 +1,12 @@
-"""What every method promises, whichever it is: a resumed run is the uninterrupted one, and ranks agree."""
+"""What every method promises, whichever it is: a resumed run is the uninterrupted one. (On ranks: the file beside.)"""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
-import lightning.pytorch as L
 import pytest
 import torch
-from conftest import CHOICES, PROJECT, Train
-from lightning.pytorch.callbacks import Checkpoint
-from ranks import Ranks
-from test_distributed import train as train_as_rank
+from conftest import PROJECT, Train
 from test_pictures import assert_same_maps
 from test_resume import PowerCut, records
 from test_termination import terminated
@@ -51,44 +46,3 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(method: str, train: Tra
     )
     assert first.keys() == second.keys()
     assert all(torch.equal(first[key], second[key]) for key in first)
-
-
-class KeepState(Checkpoint):
-    """Keeps what a rank holds after every epoch."""
-
-    def __init__(self, folder: str) -> None:
-        self.folder = Path(folder)
-
-    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        state = {name: value.clone() for name, value in pl_module.state_dict().items()}
-        torch.save(state, self.folder / f"{trainer.current_epoch}-{trainer.global_rank}.pt")
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_two_ranks_hold_the_same_after_every_epoch(
-    method: str, overrides: list[str], ranks: dict[int, Ranks], tmp_path: Path
-) -> None:
-    more = [*overrides_of(method), "trainer.devices=2", "batch_size=20", "trainer.max_epochs=2"]
-    more.append("trainer.accelerator=cpu")
-    keep = ["+callbacks.keep._target_=test_methods.KeepState", f"+callbacks.keep.folder={tmp_path}"]
-    ranks[2](train_as_rank, tmp_path / "run", [*overrides, *more, *keep], CHOICES)
-    for epoch in range(2):
-        first, second = (torch.load(tmp_path / f"{epoch}-{rank}.pt", weights_only=True) for rank in range(2))
-        assert [name for name in first if not torch.equal(first[name], second[name])] == []
-
-
-def test_state_of_samples_is_that_of_the_rank_that_saw_them(
-    overrides: list[str], ranks: dict[int, Ranks], tmp_path: Path
-) -> None:
-    """Without augmentation and in float64, two devices hold the targets that one would."""
-    targets = []
-    for devices in (1, 2):
-        folder = tmp_path / str(devices)
-        more = ["method=elr", f"trainer.devices={devices}", "batch_size=20", "trainer.precision=64-true"]
-        both = [*overrides, *more, "augment=none", "augment.size=32", "trainer.accelerator=cpu"]
-        results: Any = ranks[2](train_as_rank, folder, both) if devices == 2 else train_as_rank(folder, both)
-        assert results
-        state = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
-        targets.append(state["targets"])
-    assert (targets[0].sum(1) > 0.6).all()
-    torch.testing.assert_close(targets[0], targets[1], rtol=1e-9, atol=1e-9)

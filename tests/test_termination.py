@@ -14,7 +14,6 @@ import lightning.pytorch as L
 import pytest
 import torch
 from conftest import CHOICES, Train
-from ranks import Ranks
 from test_resume import assert_same_outcome
 
 from fer import launch
@@ -53,10 +52,11 @@ def train_until_terminated(train: Train, folder: Path, *overrides: str) -> None:
     assert signal.getsignal(signal.SIGTERM) is handler
 
 
-@pytest.fixture
-def undisturbed(train: Train, tmp_path: Path) -> Path:
-    train(tmp_path / "undisturbed")
-    return tmp_path / "undisturbed"
+@pytest.fixture(scope="module")
+def undisturbed(overrides: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("undisturbed")
+    launch.run(compose(overrides), folder, CHOICES)
+    return folder
 
 
 @pytest.mark.measured
@@ -131,35 +131,6 @@ def test_time_left_counts_the_steps_of_an_interrupted_epoch(
         tmp_path / "run", "+callbacks.note._target_=test_termination.NoteEpochsBehind", f"+callbacks.note.file={note}"
     )
     assert float(note.read_text()) == behind
-
-
-ON_RANKS = {
-    "eac": [],
-    "elr": [],  # rows that follow samples
-    "scn": ["method.relabel_from=0", "method.relabel_margin=0"],
-    "ad_corre": [],
-    "dividemix": ["method.warm_up=1"],  # what is made at the start of an epoch
-    "ce": ["sync_batchnorm=false"],
-}
-
-
-@pytest.mark.parametrize("method", ON_RANKS)
-def test_ranks_end_at_the_same_step_also_where_one_is_asked(
-    method: str, overrides: list[str], ranks: dict[int, Ranks], tmp_path: Path
-) -> None:
-    values = [*overrides, f"method={method}", *ON_RANKS[method], "trainer.devices=2", "trainer.accelerator=cpu"]
-    ranks[2](train_as_rank, tmp_path / "undisturbed", values)
-    assert ranks[2](train_as_rank, tmp_path / "run", [*values, *terminated(1, 1, rank=1)]) == [143, 143]
-    assert (tmp_path / "run" / INTERRUPTED).is_file()
-    ranks[2](train_as_rank, tmp_path / "run", values)
-    assert_same_outcome(tmp_path / "run", tmp_path / "undisturbed")
-
-
-def train_as_rank(folder: Path, overrides: list[str]) -> Any:
-    try:
-        return launch.run(compose(overrides), folder, CHOICES)
-    except SystemExit as stop:
-        return stop.code
 
 
 # Faults
