@@ -60,8 +60,7 @@ def undisturbed(overrides: list[str], tmp_path_factory: pytest.TempPathFactory) 
 
 
 @pytest.mark.measured
-@pytest.mark.parametrize("step", range(STEPS))
-@pytest.mark.parametrize("epoch", [0, 1])
+@pytest.mark.parametrize(("epoch", "step"), [(0, 0), (0, STEPS - 1), (1, 1), (1, STEPS - 2), (1, STEPS - 1)])
 def test_goes_on_at_the_next_step(epoch: int, step: int, undisturbed: Path, train: Train, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     train_until_terminated(train, folder, *terminated(epoch, step))
@@ -87,6 +86,15 @@ class TerminateEarly(L.Callback):
         os.kill(os.getpid(), signal.SIGTERM)
 
 
+@pytest.fixture
+def as_in_workers() -> Iterator[None]:
+    """No handler of ours, which would end the process at once."""
+    handler = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGTERM, handler)
+
+
+@pytest.mark.usefixtures("as_in_workers")
 def test_a_signal_before_the_first_step_is_not_lost(undisturbed: Path, train: Train, tmp_path: Path) -> None:
     early = "+callbacks.early._target_=test_termination.TerminateEarly"
     train_until_terminated(train, tmp_path / "run", early)
@@ -121,7 +129,7 @@ class NoteEpochsBehind(L.Callback):
         self.file.write_text(str(epochs_behind(trainer)))
 
 
-@pytest.mark.parametrize(("place", "behind"), [((0, 0), 0.25), ((1, 2), 1.75), ((1, 3), 2.0)])
+@pytest.mark.parametrize(("place", "behind"), [((1, 2), 1.75), ((1, 3), 2.0)])
 def test_time_left_counts_the_steps_of_an_interrupted_epoch(
     place: tuple[int, int], behind: float, train: Train, tmp_path: Path
 ) -> None:
@@ -152,7 +160,7 @@ def times_of(folder: Path, words: str) -> int:
     return (folder / "train.log").read_text().count(words)
 
 
-@pytest.mark.parametrize("share", [0.0, 0.5, 0.99])
+@pytest.mark.parametrize("share", [0.0, 0.5])
 def test_a_damaged_checkpoint_is_named_and_kept(share: float, undisturbed: Path, train: Train, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     train_until_terminated(train, folder, *terminated(1, 1))
