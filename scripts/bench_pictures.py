@@ -23,6 +23,7 @@ import torch
 from fer.callbacks.pictures import Pictures
 from fer.config import compose
 from fer.experiment import build
+from fer.host_memory import keep_freed_memory
 from fer.launch import resolve
 from fer.runs import RunFolder
 from fer.terminal import log_to_terminal
@@ -67,6 +68,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--json", type=Path)
     options, overrides = parser.parse_known_args(argv)
     log_to_terminal()
+    keep_freed_memory()  # as fer-train does
     measured = {}
     with tempfile.TemporaryDirectory() as folder:
         for method in options.methods:

@@ -6,10 +6,10 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-import lightning.pytorch as L
 import pytest
 import torch
 from conftest import CHOICES
+from test_device_waits import Watch
 
 from fer import experiment, launch
 from fer.batch import Batch
@@ -29,11 +29,8 @@ def records(folder: Path) -> list[dict[str, Any]]:
     return [{k: v for k, v in record.items() if k not in COSTS} for record in RunFolder(folder).records()]
 
 
-class Watch(L.Callback):
-    """Collects what waits for the GPU in steps and evaluations."""
-
-    def __init__(self) -> None:
-        self.waits: dict[str, list[list[str]]] = {"train": [], "evaluation": []}
+class WatchGpu(Watch):
+    """As the driver sees it."""
 
     def _start(self) -> None:
         self.caught = warnings.catch_warnings(record=True)
@@ -49,18 +46,6 @@ class Watch(L.Callback):
             f"{Path(w.filename).name}:{w.lineno}" for w in self.seen if "synchroniz" in str(w.message)
         ])  # fmt: skip
 
-    def on_train_batch_start(self, *_: Any) -> None:
-        self._start()
-
-    def on_train_batch_end(self, *_: Any) -> None:
-        self._end("train")
-
-    def on_validation_batch_start(self, *_: Any) -> None:
-        self._start()
-
-    def on_validation_batch_end(self, *_: Any) -> None:
-        self._end("evaluation")
-
 
 @pytest.mark.parametrize("method", METHODS)
 def test_steps_do_not_wait_for_the_gpu(method: str, tmp_path: Path) -> None:
@@ -71,7 +56,7 @@ def test_steps_do_not_wait_for_the_gpu(method: str, tmp_path: Path) -> None:
     ]  # fmt: skip
     (tmp_path / "checkpoints").mkdir()
     built = experiment.build(resolve(compose(overrides), {}), RunFolder(tmp_path))
-    watch = Watch()
+    watch = WatchGpu()
     built.trainer.callbacks.append(watch)
     built.trainer.fit(built.method, datamodule=built.datamodule)
     steps = watch.waits["train"]

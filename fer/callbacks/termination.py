@@ -87,7 +87,7 @@ class SaveWhenTerminated(SignalsAsBefore, Checkpoint):
             self._group = distributed.new_group(backend="gloo")
         self._handle_by(self._ask)
         # A signal that has come since Lightning put its handler in, which would end the training with status 0.
-        self.is_asked = trainer.received_sigterm
+        self.is_asked |= trainer.received_sigterm
         trainer._signal_connector.received_sigterm = False
 
     def on_train_batch_end(
