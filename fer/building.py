@@ -1,4 +1,4 @@
-"""A method and its network from a configuration, and a rehearsal of that before any data is read."""
+"""A method with its network, and the data, from a configuration; and a rehearsal before any data is read."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from fer.data.index import DatasetError, SampleTable
+from fer.data.module import FaceDataModule
 from fer.data.raf_db import CLASS_NAMES
 from fer.errors import ConfigError, OtherClasses, UserError
 from fer.instantiation import configured, instantiated
@@ -22,6 +23,10 @@ from fer.models.network import FaceNetwork
 
 Config = Mapping[str, Any]
 
+_DATAMODULE_KEYS = (
+    "cache_dir", "image_cache", "batch_size", "train_samples", "protocol", "holdout_share", "seed", "num_workers",
+)  # fmt: skip
+
 
 def build_method(
     config: Config,
@@ -29,23 +34,23 @@ def build_method(
     given_labels: Tensor,
     *,
     evaluation_name: str = "test",
-    with_weights: bool,
+    for_training: bool,
 ) -> Method:
-    """The method of a configuration for a data set, freshly initialised.
+    """Build the method of a configuration for a data set, freshly initialized.
 
     Args:
         config: resolved configuration, plain containers.
         class_names: K names.
         given_labels: int64 (N,), those of the training samples.
         evaluation_name: see ``Setting``.
-        with_weights: whether the backbone loads its pretrained weights.
+        for_training: ``False`` builds neither optimizer nor schedule and loads no pretrained weights.
 
     Raises:
         ConfigError: a value does not fit; the message names it.
         WeightsError: the weights cannot be used.
     """
     backbone = dict(config["backbone"])
-    if not with_weights:
+    if not for_training:
         backbone["weights"] = None
 
     def build_network() -> FaceNetwork:
@@ -56,17 +61,50 @@ def build_method(
             features.compile(mode=mode, dynamic=False)
         return FaceNetwork(features, len(class_names), channels_last=config["channels_last"])
 
+    optim = config["optim"] if for_training else {"optimizer": None, "scheduler": None}
     setting = Setting(
         build_network=build_network,
         augmentation=instantiated(config["augment"], "augment"),
-        optimizer=instantiated(config["optim"]["optimizer"], "optim.optimizer"),
-        scheduler=instantiated(config["optim"]["scheduler"], "optim.scheduler"),
+        optimizer=instantiated(optim["optimizer"], "optim.optimizer"),
+        scheduler=instantiated(optim["scheduler"], "optim.scheduler"),
         class_names=class_names,
         given_labels=given_labels,
         evaluation_name=evaluation_name,
     )
     method: Method = configured(instantiated(config["method"], "method", _partial_=True), setting)
     return method
+
+
+def build_data(config: Config) -> FaceDataModule:
+    """The data of a configuration, read and decoded.
+
+    Raises:
+        ConfigError, DatasetError: they are not there or cannot be used.
+    """
+    datamodule = unread_data(config)
+    read_data(datamodule)
+    return datamodule
+
+
+def unread_data(config: Config) -> FaceDataModule:
+    module: FaceDataModule = instantiated(
+        {
+            "_target_": "fer.data.module.FaceDataModule",
+            "store_size": config["data"]["store_size"],
+            "on_bad_image": config["data"]["on_bad_image"],
+            **{key: config[key] for key in _DATAMODULE_KEYS if key in config},  # a kept one may be older than a key
+        },
+        read=instantiated(config["data"]["reader"], "data.reader", _partial_=True),
+        noise=instantiated(config["noise"], "noise"),
+    )
+    return module
+
+
+def read_data(datamodule: FaceDataModule) -> None:
+    try:
+        configured(datamodule.setup)
+    except OSError as error:
+        raise ConfigError(f"data cannot be read, or kept in cache_dir={datamodule.cache_dir}: {error}") from error
 
 
 def rehearse(config: Config) -> None:
@@ -90,7 +128,7 @@ def rehearse(config: Config) -> None:
     with suppress(OtherClasses, DatasetError):
         configured(instantiated(config["noise"], "noise"), table)
     with suppress(OtherClasses), _in_silence():
-        method = build_method(config, CLASS_NAMES, torch.arange(count), with_weights=True)
+        method = build_method(config, CLASS_NAMES, torch.arange(count), for_training=True)
         _rehearse_schedule(method, config["trainer"]["max_epochs"])
         face = torch.zeros(1, 3, config["data"]["store_size"], config["data"]["store_size"], dtype=torch.uint8)
         method.network.map_shape(method.augmentation.test_view(face).shape[-1])

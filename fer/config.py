@@ -1,7 +1,7 @@
 """Where the configuration stands, how it is composed outside ``@hydra.main``, and how a run folder gets its name.
 
-Resolvers: ``${run_group:}``, ``${run_name:}``, and ``${epochs:10,60}``, an epoch that a paper states of 60, scaled to
-``trainer.max_epochs``.
+Resolvers: ``${run_group:}``, ``${run_name:}``, ``${default_cache_dir:}``, and ``${epochs:10,60}``, an epoch that a
+paper states of 60, scaled to ``trainer.max_epochs``.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from hydra import compose as hydra_compose
@@ -20,11 +19,11 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from fer.cache_folder import default_cache_dir
 from fer.errors import ConfigError
+from fer.known_targets import CONFIG_DIR
 
-_PACKAGED = Path(__file__).resolve().parent / "conf"
-CONFIG_DIR = _PACKAGED if _PACKAGED.is_dir() else _PACKAGED.parent.parent / "conf"
-"""``fer/conf`` in an installed wheel, the top-level ``conf`` in a checkout."""
+__all__ = ["CONFIG_DIR", "compose", "composing", "run_group", "run_name"]
 
 _IN_NAME = {"method", "method.lam", "backbone", "noise", "noise.ratio", "seed"}
 _MAX_NAME = 120
@@ -125,6 +124,7 @@ def _plain(text: str) -> str:
     return re.sub(r"[^\w.+-]+", "_", text, flags=re.ASCII)
 
 
+OmegaConf.register_new_resolver("default_cache_dir", default_cache_dir, replace=True)
 OmegaConf.register_new_resolver("run_group", lambda *, _root_: run_group(_root_), replace=True)
 OmegaConf.register_new_resolver("run_name", lambda *, _root_: run_name(_root_), replace=True)
 OmegaConf.register_new_resolver(

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from fer.visible_text import visible
+
 
 class UserError(ValueError):
     """Something the user can mend; the message names it and says what to do."""
@@ -42,5 +44,5 @@ def reported(program: str) -> Iterator[None]:
     try:
         yield
     except (UserError, RunFailed) as error:
-        print(f"{program}: {error}", file=sys.stderr)
+        print(visible(f"{program}: {error}"), file=sys.stderr)
         raise SystemExit(2 if isinstance(error, UserError) else 1) from None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from typing import Any
 
 import hydra
@@ -11,8 +13,9 @@ from fer.command_line import composition_reported
 from fer.config import CONFIG_DIR
 from fer.errors import ConfigError, reported
 from fer.paths_on_command_line import quote_paths
-from fer.runs import RunFolder
-from fer.terminal import log_to_terminal
+from fer.runs import RunFolder, RunFolderError
+from fer.terminal import log_to_terminal, say
+from fer.visible_text import visible_name
 
 
 @hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name="eval")
@@ -23,26 +26,30 @@ def _evaluate(cfg: DictConfig) -> None:
             raise ConfigError("run is missing; give the run folder as run=FOLDER")
         folder = RunFolder(cfg.run)
         result = folder.result()
-        config = _on_this_machine(folder.config(), cfg)
 
         from fer import experiment
+        from fer.kept_config import ReadingOptions, read_kept_config
 
+        config = read_kept_config(folder, ReadingOptions.of(cfg))
+        config["trainer"]["accelerator"] = cfg.accelerator
+        if cfg.batch_size is not None:
+            config["batch_size"] = cfg.batch_size
+        recorded = _recorded(folder, result, config["protocol"])
         metrics = experiment.evaluate(config, folder)
-    recorded = result["last_epoch"] if result["protocol"] == "last5" else result["metrics"]
-    print(f"{'metric':24} {'now':>10} {'recorded':>10}")
+    say(f"{'metric':24} {'now':>10} {'recorded':>10}")
     for name, value in metrics.items():
-        print(f"{name:24} {value:10.6f} {recorded[name]:10.6f}{'' if value == recorded[name] else '  differs'}")
+        then = recorded.get(name)
+        is_number = isinstance(then, int | float)
+        remark = "" if value == then else "  differs"
+        say(f"{visible_name(name):24} {value:10.6f} {then if is_number else math.nan:10.6f}{remark}")
 
 
-def _on_this_machine(config: dict[str, Any], cfg: DictConfig) -> dict[str, Any]:
-    """The run's configuration with what may differ between machines."""
-    config["cache_dir"] = cfg.cache_dir
-    config["trainer"] |= {"accelerator": cfg.accelerator, "devices": 1, "num_nodes": 1}
-    if cfg.batch_size is not None:
-        config["batch_size"] = cfg.batch_size
-    if cfg.data_root is not None:
-        config["data"]["root"] = config["data"]["reader"]["root"] = cfg.data_root
-    return config
+def _recorded(folder: RunFolder, result: Mapping[str, Any], protocol: str) -> Mapping[str, Any]:
+    """Pick the metrics that a test of the run's checkpoint should find again."""
+    recorded = result.get("last_epoch" if protocol == "last5" else "metrics")
+    if not isinstance(recorded, Mapping):
+        raise RunFolderError(f"{folder.result_file} is no run's result; restore it, or train again")
+    return recorded
 
 
 def main() -> None:

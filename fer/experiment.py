@@ -10,13 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as L
-import numpy as np
 import torch
 from lightning.pytorch.strategies import DDPStrategy
-from numpy.typing import NDArray
 
 from fer import predictions
-from fer.building import Config, build_method, rehearse
+from fer.building import Config, build_method, read_data, rehearse, unread_data
 from fer.callbacks.progress import EpochBar
 from fer.callbacks.run_writer import RunWriter
 from fer.callbacks.seeding import Seeding, seed_everything
@@ -26,20 +24,16 @@ from fer.checkpoints import WholeCheckpoints, read_checkpoint
 from fer.data.module import FaceDataModule
 from fer.data.noise import fingerprint
 from fer.devices import world_size
-from fer.errors import ConfigError
+from fer.finished_run import any_fault_named, check_data, load, tested_checkpoint
 from fer.instantiation import configured, instantiated
+from fer.kept_config import check_data_root
 from fer.methods.base import Method
 from fer.models.batch_norm import synchronise_statistics
-from fer.prediction_table import read_class_names, read_given_labels
 from fer.results import result_row, run_result
-from fer.runs import RunFolder, RunFolderError
+from fer.runs import RunFolder
 from fer.terminal import logging_to
 
 log = logging.getLogger(__name__)
-
-_DATAMODULE_KEYS = (
-    "cache_dir", "image_cache", "batch_size", "train_samples", "protocol", "holdout_share", "seed", "num_workers",
-)  # fmt: skip
 
 
 @dataclass
@@ -58,7 +52,8 @@ def build(config: Config, folder: RunFolder, *, for_training: bool = True) -> Ex
     Args:
         config: resolved configuration, plain containers.
         folder: where callbacks and loggers write.
-        for_training: ``False`` leaves out what writes to the folder and loads no pretrained weights.
+        for_training: ``False`` leaves out what writes to the folder, optimizer and schedule, and loads no pretrained
+            weights.
 
     Raises:
         ConfigError: a value does not fit; the message names it.
@@ -66,7 +61,7 @@ def build(config: Config, folder: RunFolder, *, for_training: bool = True) -> Ex
     """
     if for_training:
         rehearse(config)
-    datamodule = _unread_data(config)
+    datamodule = unread_data(config)
     checkpoints = WholeCheckpoints()
     if for_training:
         callbacks = [Seeding(config["seed"]), StepLosses(), RunWriter(folder, checkpoints)]
@@ -94,50 +89,18 @@ def build(config: Config, folder: RunFolder, *, for_training: bool = True) -> Ex
     # An aid to debugging, on by default where algorithms are deterministic, which writes new memory twice.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     datamodule.trainer = trainer
-    _read(datamodule)
+    read_data(datamodule)
     seed_everything(config["seed"])
     method = build_method(
         config,
         datamodule.table.class_names,
         torch.from_numpy(datamodule.train.given),
         evaluation_name=datamodule.evaluation_name,
-        with_weights=for_training,
+        for_training=for_training,
     )
     if is_distributed and config["sync_batchnorm"]:
         configured(synchronise_statistics, method, trainer.strategy.root_device)
     return Experiment(config, datamodule, method, trainer)
-
-
-def build_data(config: Config) -> FaceDataModule:
-    """The data of a configuration, read and decoded.
-
-    Raises:
-        ConfigError, DatasetError: they are not there or cannot be used.
-    """
-    datamodule = _unread_data(config)
-    _read(datamodule)
-    return datamodule
-
-
-def _unread_data(config: Config) -> FaceDataModule:
-    module: FaceDataModule = instantiated(
-        {
-            "_target_": "fer.data.module.FaceDataModule",
-            "store_size": config["data"]["store_size"],
-            "on_bad_image": config["data"]["on_bad_image"],
-            **{key: config[key] for key in _DATAMODULE_KEYS if key in config},  # a kept one may be older than a key
-        },
-        read=instantiated(config["data"]["reader"], "data.reader", _partial_=True),
-        noise=instantiated(config["noise"], "noise"),
-    )
-    return module
-
-
-def _read(datamodule: FaceDataModule) -> None:
-    try:
-        configured(datamodule.setup)
-    except OSError as error:
-        raise ConfigError(f"data cannot be read, or kept in cache_dir={datamodule.cache_dir}: {error}") from error
 
 
 def train(config: Config, folder: RunFolder) -> dict[str, Any] | None:
@@ -174,49 +137,19 @@ def train(config: Config, folder: RunFolder) -> dict[str, Any] | None:
 
 
 def evaluate(config: Config, folder: RunFolder) -> dict[str, float]:
-    """Metrics of a finished run's test split, from the checkpoint that its result was computed with."""
-    experiment = build(config, folder, for_training=False)
-    return _test_checkpoint(experiment, _tested_checkpoint(config, folder))
+    """Test a finished run again with the checkpoint that its result was computed with.
 
+    Args:
+        config: the run's, as ``read_kept_config`` reads it.
+        folder: of the run.
 
-def trained(folder: RunFolder, device: str | torch.device = "cpu") -> Method:
-    """The trained method of a finished run, in evaluation mode; the data that it was trained on need not be there.
-
-    Raises:
-        RunFolderError: the run is not finished, or a file of it cannot be read.
-        ConfigError: its checkpoint is missing.
+    Returns:
+        Metrics of the test split by name.
     """
-    folder.result()
-    config = folder.config()
-    given = torch.tensor(read_given_labels(folder))
-    method = build_method(config | {"compile": False}, read_class_names(folder), given, with_weights=False)
-    _load(method, _tested_checkpoint(config, folder))
-    return method.to(device).eval()
-
-
-def training_images(config: Config, most: int) -> NDArray[np.uint8]:
-    """Some of the images that a configuration trains on, spread over all of them: uint8 (n, 3, size, size)."""
-    train = build_data(config).train
-    chosen = np.linspace(0, len(train) - 1, min(most, len(train))).astype(int)
-    images: NDArray[np.uint8] = train.store.images[train.rows[chosen]]
-    return images
-
-
-def check_data(datamodule: FaceDataModule, folder: RunFolder) -> None:
-    """Refuse data with other images or given labels than a run was trained on.
-
-    Raises:
-        RunFolderError: naming the folders of both.
-    """
-    for what, kept, now in (
-        ("images", folder.stamp()["data"]["images"], datamodule.store.content_fingerprint),
-        ("labels", folder.stamp()["labels"]["fingerprint"], fingerprint(datamodule.train.given)),
-    ):
-        if kept != now:
-            raise RunFolderError(
-                f"{folder.path} holds a run on other {what} than those in {datamodule.table.root}; choose another "
-                "folder with output_dir=, or restore the data"
-            )
+    check_data_root(config)
+    with any_fault_named(folder):
+        experiment = build(config, folder, for_training=False)
+    return _test_checkpoint(experiment, tested_checkpoint(config, folder))
 
 
 def _test(experiment: Experiment, folder: RunFolder) -> dict[str, float] | None:
@@ -227,23 +160,10 @@ def _test(experiment: Experiment, folder: RunFolder) -> dict[str, float] | None:
 
 
 def _test_checkpoint(experiment: Experiment, checkpoint: Path) -> dict[str, float]:
-    _load(experiment.method, checkpoint)
+    load(experiment.method, checkpoint)
     experiment.method.evaluation_name = "test"
     experiment.trainer.validate(experiment.method, experiment.datamodule.test_dataloader(), verbose=False)
     return {k: v for k, v in experiment.method.epoch_record.items() if k.startswith("test/")}
-
-
-def _tested_checkpoint(config: Config, folder: RunFolder) -> Path:
-    """That of the epoch which the result stands for, or under ``last5`` of the last one."""
-    return folder.best_checkpoint if config["protocol"] == "holdout" else folder.last_checkpoint
-
-
-def _load(method: Method, checkpoint: Path) -> None:
-    state = read_checkpoint(checkpoint)["state_dict"]
-    try:
-        method.load_state_dict(state)
-    except RuntimeError as error:
-        raise RunFolderError(f"{checkpoint} does not fit the run's config.yaml ({error}); restore both") from error
 
 
 def _where_to_go_on(folder: RunFolder) -> tuple[Path | None, int]:

@@ -13,9 +13,10 @@ from omegaconf import DictConfig
 from fer.command_line import composition_reported
 from fer.config import CONFIG_DIR
 from fer.errors import ConfigError, reported
+from fer.output_files import Inputs, check_output
 from fer.paths_on_command_line import quote_paths
 from fer.runs import RunFolder
-from fer.terminal import log_to_terminal
+from fer.terminal import log_to_terminal, say
 
 if TYPE_CHECKING:
     from fer.inference.model import Model
@@ -33,18 +34,21 @@ def _export(cfg: DictConfig) -> None:
         from fer.inference.faces import FaceDetector
         from fer.inference.model import RunModel
         from fer.inference.onnx_model import OnnxModel, export
+        from fer.kept_config import ReadingOptions
 
         folder = RunFolder(cfg.run)
-        model = RunModel(folder, "cpu")
+        model = RunModel(folder, "cpu", ReadingOptions.of(cfg))
         path = Path(cfg.output or folder.path / "model.onnx")
+        may_replace = cfg.output is None or cfg.overwrite
+        check_output(path, Inputs([]), may_replace=may_replace, remedy="choose another output=, or give overwrite=true")
         difference = export(model, path, folder.stamp(), model.face_template(FaceDetector()))
         exported = OnnxModel(path, "cpu")
-    print(f"{path}  {path.stat().st_size / 1e6:.1f} MB, outputs logits{' and cam' if exported.has_cam else ''}")
-    print(f"largest difference from torch {difference:.1g}")
+    say(f"{path}  {path.stat().st_size / 1e6:.1f} MB, outputs logits{' and cam' if exported.has_cam else ''}")
+    say(f"largest difference from torch {difference:.1g}")
     for batch in _BATCHES:
         ours, theirs = _images_per_second(model, batch), _images_per_second(exported, batch)
-        print(f"batch {batch:3}: torch {ours:7.0f} images/s, onnxruntime {theirs:7.0f} ({theirs / ours:.2f})")
-    print(f"Use it  fer-predict model={path} images=PATH")
+        say(f"batch {batch:3}: torch {ours:7.0f} images/s, onnxruntime {theirs:7.0f} ({theirs / ours:.2f})")
+    say(f"Use it  fer-predict model={path} images=PATH")
 
 
 def _images_per_second(model: Model, batch: int) -> float:
@@ -63,7 +67,7 @@ def _images_per_second(model: Model, batch: int) -> float:
 
 def main() -> None:
     """Exit status 0; 2 for a folder that holds no finished run, or a file that cannot be written."""
-    quote_paths("run", "output")
+    quote_paths("run", "output", "cache_dir")
     with composition_reported("fer-export", "export"):
         _export()
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import difflib
 import inspect
 import math
+import re
 import types
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -45,13 +46,33 @@ def instantiated(node: Any, key: str = "", **arguments: Any) -> Any:
     if not isinstance(node, Mapping):
         raise ConfigError(f"{key} is {node!r}; choose an option of the group, or give its keys")
     wants_partial = arguments.pop("_partial_", node.get("_partial_", False))
+    if missing := next(_missing(node), None):
+        raise ConfigError(f"{key}.{missing} is missing; give it a value")
     try:
-        made = instantiate({**node, "_partial_": True}, _convert_="all", **arguments)
+        made = instantiate({**_literal(node), "_partial_": True}, _convert_="all", **arguments)
     except InstantiationException as error:
         raise ConfigError(f"{key}: {' '.join(str(error).partition(', set env var')[0].split())}") from error
     assert isinstance(made, partial)
     _check(made, key, {name: value for name, value in node.items() if not name.startswith("_")})
     return made if wants_partial else configured(made)
+
+
+def _literal(value: Any) -> Any:
+    """Copy a node so that its text stays as it is, where Hydra would resolve ``${...}`` once more."""
+    if isinstance(value, str):
+        return re.sub(r"(\\*)\$\{", lambda found: 2 * found[1] + r"\${", value)
+    if isinstance(value, Mapping):
+        return {name: _literal(inner) for name, inner in value.items()}
+    return [_literal(inner) for inner in value] if isinstance(value, list) else value
+
+
+def _missing(value: Any) -> Iterator[str]:
+    """The places of ``???``, Hydra's mark of a value that must be given."""
+    items = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) else ()
+    for name, inner in items:
+        if inner == "???":
+            yield str(name)
+        yield from (f"{name}.{below}" for below in _missing(inner))
 
 
 def configured(call: Callable[..., T], *arguments: Any, **keywords: Any) -> T:

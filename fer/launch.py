@@ -103,8 +103,8 @@ def check_folder(cfg: DictConfig, path: str | Path, choices: Mapping[str, str | 
 def _finished(config: Mapping[str, Any], folder: RunFolder) -> Result:
     root = folder.config()["data"].get("root")
     if root != config["data"].get("root"):
-        from fer import experiment
+        from fer import building, finished_run
 
         log.info("it was trained on the data in %s; comparing", root)
-        experiment.check_data(experiment.build_data(config), folder)
+        finished_run.check_data(building.build_data(config), folder)
     return folder.result()

@@ -12,7 +12,7 @@ from fer.command_line import composition_reported
 from fer.config import CONFIG_DIR
 from fer.errors import ConfigError, reported
 from fer.paths_on_command_line import quote_paths
-from fer.terminal import log_to_terminal
+from fer.terminal import log_to_terminal, say
 
 
 @hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name="predict")
@@ -22,21 +22,24 @@ def _predict(cfg: DictConfig) -> None:
         if OmegaConf.is_missing(cfg, "images"):
             raise ConfigError("images is missing; give photographs as images=FILE, images=FOLDER or images='PATTERN'")
         from fer.inference.prediction_job import PredictionJob
+        from fer.kept_config import ReadingOptions
 
-        options = OmegaConf.to_container(cfg)
+        options = OmegaConf.to_container(cfg, resolve=True)
         assert isinstance(options, dict)
         options["images"] = [options["images"]] if isinstance(options["images"], str) else options["images"]
         options["run_folder"] = options.pop("run")
+        options["reading"] = ReadingOptions.of(options)
+        del options["trust"], options["cache_dir"]
         options["threads"] = options["threads"] or os.cpu_count() or 1
         outcome = PredictionJob(**{str(key): value for key, value in options.items()}).run()
-    print(outcome.summary())
+    say(outcome.summary())
     if outcome.unreadable:
         sys.exit(1)
 
 
 def main() -> None:
     """Exit status 0; 1 where a photograph could not be read and was left out; 2 where nothing could be done."""
-    quote_paths("run", "model", "images", "output", "overlays")
+    quote_paths("run", "model", "images", "output", "overlays", "cache_dir")
     with composition_reported("fer-predict", "predict"):
         _predict()
 

@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from fer.class_names import class_names_fault
+from fer.csv_files import CsvReader
 from fer.runs import RunFolder, RunFolderError
 
 _COLUMNS = ("split", "file", "clean_label", "given_label", "predicted", "confidence")
@@ -48,8 +50,8 @@ def read_class_names(folder: RunFolder) -> tuple[str, ...]:
     """
     header = next(_lines(folder.predictions_file), [])
     names = tuple(name.removeprefix("p_") for name in header if name.startswith("p_"))
-    if not names:
-        raise RunFolderError(f"{folder.predictions_file} names no class; restore it, or train again")
+    if fault := class_names_fault(names):
+        raise RunFolderError(f"{folder.predictions_file}: {fault}; restore it, or train again")
     return names
 
 
@@ -71,7 +73,7 @@ def read_given_labels(folder: RunFolder) -> list[int]:
 def _lines(path: Path) -> Iterator[list[str]]:
     try:
         with path.open(encoding="utf-8", newline="") as stream:
-            yield from csv.reader(stream)
+            yield from CsvReader(stream)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise RunFolderError(f"{path} cannot be read: {error}") from error
 
@@ -87,12 +89,12 @@ def read_predictions(folder: RunFolder) -> dict[str, SplitTable]:
     samples: dict[str, list[_Sample]] = {"test": [], "train": []}
     try:
         with path.open(encoding="utf-8", newline="") as stream:
-            reader = csv.reader(stream)
+            reader = CsvReader(stream)
             try:
                 for split, sample in _samples(reader, names):
                     samples[split].append(sample)
             except (ValueError, csv.Error) as error:
-                message = f"{path}, line {reader.line_num}: {error}; restore it, or train again"
+                message = f"{path}, line {reader.line_number}: {error}; restore it, or train again"
                 raise RunFolderError(message) from error
     except (OSError, UnicodeDecodeError) as error:
         raise RunFolderError(f"{path} cannot be read: {error}") from error

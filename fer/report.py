@@ -7,9 +7,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from fer.cache_folder import default_cache_dir
 from fer.errors import UserError, reported
+from fer.terminal import say
+from fer.visible_text import visible_name
+from fer.whole_file import replacing_text
 
 _SUFFIXES = {".csv": "csv", ".tex": "latex", ".html": "html", ".md": "markdown"}
+_MOST_READ = 20_000_000
 # Shown by default where each takes one column.
 _SIDE_BY_SIDE = ["test/acc", "test/macro_acc", "memorized", "recovered"]
 
@@ -18,12 +23,22 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Exit status 0; 2 where there is no run or an option does not fit the runs."""
     arguments = _parser().parse_args(argv)
     with reported("fer-report"):
+        if arguments.output is not None:
+            from fer.output_files import Inputs, check_output
+
+            check_output(
+                arguments.output,
+                Inputs([]),
+                may_replace=arguments.overwrite or _is_report(arguments.output),
+                remedy="it is no earlier report: choose another --output, or give --overwrite",
+            )
         text = report(arguments)
         if arguments.output is None:
             print(text, end="")
             return
         try:
-            arguments.output.write_text(text, encoding="utf-8")
+            with replacing_text(arguments.output) as stream:
+                stream.write(text)
         except OSError as error:
             raise UserError(f"cannot write {arguments.output} ({error.strerror})") from error
 
@@ -53,17 +68,36 @@ def report(options: argparse.Namespace) -> str:
     figures = draw(table, options.plots) if options.plots else []
     if options.figures:
         from fer.figures.draw import draw_figures
+        from fer.kept_config import ReadingOptions
 
-        drawn = draw_figures(table, options.figures, data_root=options.data_root, shown=options.maps)
+        reading = ReadingOptions(
+            cache_dir=str(options.cache_dir or default_cache_dir()),
+            trust=options.trust,
+            data_root=None if options.data_root is None else str(options.data_root),
+        )
+        drawn = draw_figures(table, options.figures, options=reading, shown=options.maps)
         figures, remarks = figures + drawn.files, remarks + drawn.notes
+    remarks = [visible_name(remark) for remark in remarks]
     chosen = options.format or _default_format(options.output)
     if chosen == "csv":
-        print("\n".join(remarks), file=sys.stderr)
+        say("\n".join(remarks), to_stderr=True)
         return long_form(table, metrics, series, comparisons)
     grids = [results_grid(table, metrics, series)]
     if comparisons:
         grids.append(comparison_grid(table, comparisons, options.against, options.test))
     return RENDERERS[chosen](Document(grids, remarks, figures))
+
+
+def _is_report(path: Path) -> bool:
+    """Tell whether a file is an earlier report in any format, which a new one may replace."""
+    from fer.reporting.document import FIRST_NOTE
+    from fer.reporting.long_form import COLUMNS
+
+    try:
+        text = path.read_bytes()[:_MOST_READ].decode("utf-8")
+    except (OSError, UnicodeDecodeError):
+        return False
+    return FIRST_NOTE in " ".join(text.split()) or ",".join(COLUMNS) in text.partition("\n")[0]
 
 
 def _default_format(output: Path | None) -> str:
@@ -88,10 +122,13 @@ def _parser() -> argparse.ArgumentParser:
     add("--plots", type=Path, metavar="DIR", help="draw what the runs support, as PNG and SVG")
     add("--figures", type=Path, metavar="DIR", help="draw maps, features, confusion, calibration and suspect labels")
     add("--data-root", type=Path, metavar="PATH", help="for --figures: where the data of the runs lies now")
+    add("--cache-dir", type=Path, metavar="PATH", help="for --figures: decoded images are kept there")
+    add("--trust", action="append", default=[], metavar="TARGET", help="for --figures: code outside fer that may run")
     add("--maps", choices=["predicted", "given", "true"], default="predicted", help="for --figures: maps of this label")
     add("--no-published", dest="published", action="store_false", help="without the published numbers of RAF-DB")
     add("--format", choices=["terminal", *_SUFFIXES.values()], help="default: as FILE ends; markdown in a pipe")
     add("--output", type=Path, metavar="FILE", help="write the report there")
+    add("--overwrite", action="store_true", help="--output may replace a file that is no report")
     return parser
 
 

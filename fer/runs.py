@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import fcntl
 import json
 import logging
@@ -14,11 +13,12 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
+from fer.config_differences import differences
+from fer.csv_files import CsvWriter
 from fer.errors import UserError
+from fer.plain_data import PlainDataError, parse_json, read_json, read_yaml, yaml_text
 from fer.provenance import provenance
-from fer.whole_file import remove_unfinished, replacing_text, write_json
+from fer.whole_file import open_lock, open_to_append, remove_unfinished, replacing_text, write_json
 
 log = logging.getLogger(__name__)
 
@@ -49,9 +49,19 @@ class RunFolder:
         self.log_file = self.path / "train.log"
         self.lock_file = self.path / ".lock"
         self.cam_folder = self.path / "cams"
+        self.tensorboard_folder = self.path / "tensorboard"
         self.last_checkpoint = self.path / "checkpoints" / "last.ckpt"
         self.interrupted_checkpoint = self.path / "checkpoints" / "interrupted.ckpt"
         self.best_checkpoint = self.path / "checkpoints" / "best.ckpt"
+
+    @property
+    def contents(self) -> tuple[Path, ...]:
+        """Everything that a run keeps in its folder: files, and folders of files."""
+        return (
+            self.config_file, self.stamp_file, self.noise_file, self.records_file, self.result_file,
+            self.predictions_file, self.error_file, self.log_file, self.lock_file, self.cam_folder,
+            self.last_checkpoint.parent, self.tensorboard_folder,
+        )  # fmt: skip
 
     @property
     def state(self) -> State:
@@ -69,16 +79,29 @@ class RunFolder:
                 written to.
         """
         if not self.config_file.is_file():
+            self._check_that_nothing_is_there()
             self.make()
             try:
                 with replacing_text(self.config_file) as stream:
-                    yaml.safe_dump(dict(config), stream, sort_keys=False)
+                    stream.write(yaml_text(config))
                 return "new"
+            except PlainDataError as error:
+                raise RunFolderError(f"{self.config_file} cannot be written: {error}; shorten the settings") from error
             except OSError as error:
                 if not self.config_file.is_file():  # else another rank has written it meanwhile
                     raise self._not_writable(error) from error
         self.compare(config, unnamed_keys)
         return self.state
+
+    def _check_that_nothing_is_there(self) -> None:
+        """Refuse a folder that holds somebody's files by the names of a run's, but no run."""
+        may_stay = {self.error_file, self.lock_file}  # of a job that could not start
+        there = [path.name for path in self.contents if path not in may_stay and os.path.lexists(path)]
+        if there and not self.config_file.is_file():  # else another rank has written it meanwhile
+            raise RunFolderError(
+                f"{self.path} holds {', '.join(there)} but no {self.config_file.name}, so it is no run's folder: move "
+                "these files away, or choose another folder with output_dir="
+            )
 
     def compare(self, config: Mapping[str, Any], unnamed_keys: Sequence[str]) -> None:
         """Refuse another configuration than the folder's.
@@ -86,9 +109,9 @@ class RunFolder:
         Raises:
             RunFolderError: the message shows the difference.
         """
-        differences = list(_differences(self.config(), config, unnamed_keys))
-        if differences:
-            shown = "\n".join(f"  {key}: {old!r} in the folder, {new!r} now" for key, old, new in differences)
+        found = list(differences(self.config(), config, unnamed_keys))
+        if found:
+            shown = "\n".join(f"  {key}: {old!r} in the folder, {new!r} now" for key, old, new in found)
             raise RunFolderError(
                 f"{self.path} holds a run with another configuration:\n{shown}\n"
                 "Choose another folder with output_dir=, give the folder's values, or remove the folder."
@@ -103,7 +126,7 @@ class RunFolder:
         """
         deadline = time.monotonic() + patience
         try:
-            lock = self.lock_file.open("w")
+            lock = open_lock(self.lock_file)
         except OSError as error:
             raise self._not_writable(error) from error
         with lock:
@@ -150,7 +173,7 @@ class RunFolder:
 
     def remove_pictures(self) -> None:
         """Remove event files and maps, which a run that starts anew writes anew."""
-        for folder in (self.path / "tensorboard", self.cam_folder):
+        for folder in (self.tensorboard_folder, self.cam_folder):
             shutil.rmtree(folder, ignore_errors=True)
 
     def config(self) -> dict[str, Any]:
@@ -160,10 +183,10 @@ class RunFolder:
             RunFolderError: there is none, or it cannot be read.
         """
         try:
-            config = yaml.safe_load(self.config_file.read_text(encoding="utf-8"))
+            config = read_yaml(self.config_file)
         except FileNotFoundError:
             raise RunFolderError(f"{self.path} is no run folder: it has no {self.config_file.name}") from None
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        except (OSError, PlainDataError) as error:
             raise RunFolderError(f"{self.config_file} cannot be read: {error}") from error
         if not isinstance(config, dict):
             raise RunFolderError(f"{self.config_file} holds no configuration; remove the folder and train again")
@@ -174,15 +197,18 @@ class RunFolder:
         return self.last_checkpoint.is_file() or self.interrupted_checkpoint.is_file()
 
     def records(self) -> list[dict[str, Any]]:
-        """The epochs so far, oldest first. A line cut off by a crash ends the list."""
+        """Read the epochs so far, oldest first. A line cut off by a crash ends the list."""
         if not self.records_file.is_file():
             return []
         records = []
         for line in self.records_file.read_text(encoding="utf-8").splitlines():
             try:
-                records.append(json.loads(line))
-            except json.JSONDecodeError:
+                record = parse_json(line)
+            except PlainDataError:
                 break
+            if not isinstance(record, dict) or not isinstance(record.get("epoch"), int):
+                break
+            records.append(record)
         return records
 
     def keep_records_before(self, epoch: int) -> None:
@@ -192,7 +218,7 @@ class RunFolder:
             stream.writelines(json.dumps(record) + "\n" for record in kept)
 
     def append_record(self, record: Mapping[str, Any]) -> None:
-        with self.records_file.open("a", encoding="utf-8") as stream:
+        with open_to_append(self.records_file) as stream:
             stream.write(json.dumps(record) + "\n")
             stream.flush()
             os.fsync(stream.fileno())
@@ -231,7 +257,7 @@ class RunFolder:
                 with replacing_text(self.error_file) as stream:
                     stream.write(entry + errors)
             else:
-                with self.error_file.open("a", encoding="utf-8") as stream:
+                with open_to_append(self.error_file) as stream:
                     stream.write(entry)
         except OSError as error:  # on a disk that is full, which may be the very error
             log.warning("cannot write %s (%s): %s", self.error_file, error.strerror, summary)
@@ -261,28 +287,14 @@ class RunFolder:
     def write_table(self, path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
         """Write a CSV file of the folder."""
         with replacing_text(path) as stream:
-            writer = csv.writer(stream, lineterminator="\n")
-            writer.writerow(header)
-            writer.writerows(rows)
+            writer = CsvWriter(stream)
+            writer.write(header)
+            writer.write_all(rows)
 
     def _read_json(self, path: Path) -> dict[str, Any]:
         try:
-            content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+            return read_json(path)
+        except OSError as error:
             raise RunFolderError(f"{path} cannot be read: {error}") from error
-        return content
-
-
-def _differences(
-    old: Mapping[str, Any], new: Mapping[str, Any], ignored: Sequence[str], prefix: str = ""
-) -> Iterator[tuple[str, Any, Any]]:
-    """Keys whose values differ, as (dotted key, old value, new value)."""
-    for name in sorted({*old, *new}):
-        key = f"{prefix}{name}"
-        before, after = old.get(name), new.get(name)
-        if key in ignored or before == after:
-            continue
-        if isinstance(before, Mapping) and isinstance(after, Mapping):
-            yield from _differences(before, after, ignored, f"{key}.")
-        else:
-            yield key, before, after
+        except PlainDataError as error:
+            raise RunFolderError(f"{path} cannot be read: {error}; it is no run's {path.stem}") from error

@@ -28,7 +28,7 @@ from fer import launch, ranks
 from fer.command_line import explained
 from fer.errors import ConfigError, RunFailed, UserError, reported
 from fer.runs import RunFolder, State
-from fer.terminal import log_to_terminal
+from fer.terminal import log_to_terminal, say
 from fer.value_check import check_values
 
 log = logging.getLogger(__name__)
@@ -149,14 +149,14 @@ def summarised() -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         status = 130
-        print("\ninterrupted; the same command goes on from here", file=sys.stderr)
+        say("\ninterrupted; the same command goes on from here", to_stderr=True)
     except SystemExit as stop:
         status = stop.code
         if status == _AFTER_SIGTERM:
-            print("ended by SIGTERM; the same command goes on from here", file=sys.stderr)
+            say("ended by SIGTERM; the same command goes on from here", to_stderr=True)
     if _sweeps:
         text, is_complete = _sweeps.pop().summary()
-        print(text)
+        say(text)
         status = status or int(not is_complete)
     if status:
         raise SystemExit(status)

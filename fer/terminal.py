@@ -9,6 +9,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from fer.visible_text import visible, visible_name
+from fer.whole_file import open_to_append
+
 _KNOWN_HARMLESS = (
     # Our samplers return every index; Lightning cannot know.
     ".*custom batch sampler.*",
@@ -34,6 +37,25 @@ _CHATTY = (
 )
 
 
+class _Formatter(logging.Formatter):
+    """Formats records without control characters; a path among their arguments stays in one line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        if isinstance(record.args, tuple):
+            kept = record.args
+            record.args = tuple(visible_name(value) if isinstance(value, Path) else value for value in kept)
+            try:
+                return visible(super().format(record))
+            finally:
+                record.args = kept
+        return visible(super().format(record))
+
+
+def say(text: str, *, to_stderr: bool = False) -> None:
+    """Print text, in which names from files may stand, without their control characters."""
+    print(visible(text), file=sys.stderr if to_stderr else sys.stdout, flush=True)
+
+
 class _AboveTheBar(logging.Handler):
     """Prints by the console that Lightning's progress bar uses, which keeps lines and bar apart."""
 
@@ -46,7 +68,8 @@ class _AboveTheBar(logging.Handler):
 def log_to_terminal() -> None:
     """Show the project's log from INFO on and warnings of others, without what no user can act upon."""
     terminal = _AboveTheBar() if sys.stdout.isatty() else logging.StreamHandler(sys.stdout)
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[terminal])
+    terminal.setFormatter(_Formatter("%(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[terminal])
     logging.getLogger("fer").setLevel(logging.INFO)
     for name in _CHATTY:
         logging.getLogger(name).setLevel(logging.WARNING)
@@ -57,8 +80,8 @@ def log_to_terminal() -> None:
 @contextmanager
 def logging_to(path: Path) -> Iterator[None]:
     """Send the project's log to a file as well."""
-    handler = logging.FileHandler(path, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    handler = logging.StreamHandler(open_to_append(path))
+    handler.setFormatter(_Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logger = logging.getLogger("fer")
     logger.setLevel(logging.INFO)
     logger.addHandler(handler)
@@ -67,3 +90,4 @@ def logging_to(path: Path) -> Iterator[None]:
     finally:
         logger.removeHandler(handler)
         handler.close()
+        handler.stream.close()

@@ -37,6 +37,25 @@ def replacing_text(path: Path) -> Iterator[IO[str]]:
         yield stream
 
 
+def open_lock(path: Path) -> IO[bytes]:
+    """Open a file to lock it, made where it is missing; its content stays as it is, and no link is followed.
+
+    Raises:
+        OSError: it cannot be opened, or is a link.
+    """
+    return os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666), "r+b")
+
+
+def open_to_append(path: Path) -> IO[str]:
+    """Open a UTF-8 text file to write at its end, made where it is missing; no link is followed.
+
+    Raises:
+        OSError: it cannot be opened, or is a link.
+    """
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
+    return os.fdopen(os.open(path, flags, 0o666), "a", encoding="utf-8")
+
+
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
     with replacing_text(path) as stream:
         json.dump(value, stream, indent=2)

@@ -266,6 +266,26 @@ def test_values_that_are_not_finite_are_refused(save: Save) -> None:
         tiny(weights=save(state))
 
 
+@pytest.mark.parametrize("value", [1e300, -1e300, 1e39, float("nan")])
+def test_values_are_finite_in_the_type_that_they_are_used_in(save: Save, value: float) -> None:
+    state = {key: tensor.double() for key, tensor in state_of(tiny()).items() if tensor.is_floating_point()}
+    tiny(weights=save(state))  # float64 as such is no fault
+    state["layer2.conv1.weight"].view(-1)[0] = value
+    with pytest.raises(WeightsError, match=r"layer2\.conv1\.weight has values that are not finite as float32"):
+        tiny(weights=save(state))
+
+
+def test_variances_below_zero_are_refused_before_anything_is_loaded(save: Save) -> None:
+    state = state_of(tiny())
+    name = next(key for key in state if key.endswith("running_var"))
+    state[name][-1] = -1e-3
+    fresh = tiny()
+    before = state_of(fresh)
+    with pytest.raises(WeightsError, match=rf"{name} has variances below 0"):
+        load_backbone_weights(fresh, save(state), name="tiny")
+    assert all(torch.equal(before[key], value) for key, value in fresh.state_dict().items())
+
+
 def test_a_pinned_digest_lets_only_that_file_in(save: Save) -> None:
     path = save(state_of(tiny()))
     digest = hashlib.sha256(Path(path).read_bytes()).hexdigest()

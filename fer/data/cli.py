@@ -26,6 +26,8 @@ from fer.data.noise import fingerprint, transition_counts
 from fer.data.prepare import Noise, Reader, prepare, read_labels
 from fer.errors import ConfigError
 from fer.paths_on_command_line import quote_foreign_paths
+from fer.terminal import say
+from fer.whole_file import replacing
 
 _OVERRIDES = "Hydra overrides as for fer-train, such as data=raf_db data.root=PATH noise=symmetric noise.ratio=0.3"
 
@@ -37,16 +39,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         run(arguments)
     except (HydraException, OmegaConfBaseException) as error:
-        print(f"fer-data: {explained(error, overrides=arguments.overrides)}", file=sys.stderr)
+        say(f"fer-data: {explained(error, overrides=arguments.overrides)}", to_stderr=True)
         return 2
     except ConfigError as error:
-        print(f"fer-data: {error}", file=sys.stderr)
+        say(f"fer-data: {error}", to_stderr=True)
         return 2
     except DatasetError as error:
-        print(f"fer-data: {error.report()}", file=sys.stderr)
+        say(f"fer-data: {error.report()}", to_stderr=True)
         return 1
     except (ValueError, OSError) as error:
-        print(f"fer-data: {error}", file=sys.stderr)
+        say(f"fer-data: {error}", to_stderr=True)
         return 1
     return 0
 
@@ -82,12 +84,12 @@ def check(arguments: argparse.Namespace) -> None:
         cache_dir=config.cache_dir if config.image_cache else None,
         on_bad_image=config.data.on_bad_image,
     )
-    print(_summary(table))
+    say(_summary(table))
     _show(_counts(table, None))
     for warning in (*table.warnings, *store.warnings, *_leaks(table, store.bad)):
-        print(f"warning: {warning}")
-    print(_changed(table, given))
-    print(f"decoded images in {store.path}, fingerprint {store.content_fingerprint}")
+        say(f"warning: {warning}")
+    say(_changed(table, given))
+    say(f"decoded images in {store.path}, fingerprint {store.content_fingerprint}")
 
 
 def stats(arguments: argparse.Namespace) -> None:
@@ -95,14 +97,14 @@ def stats(arguments: argparse.Namespace) -> None:
     table, given = read_labels(*_reader_and_noise(config))
     clean = table.labels[table.train]
     changed = bool((given != clean).any())
-    print(_summary(table))
+    say(_summary(table))
     _show(_counts(table, given if changed else None))
     counts = table.class_counts(table.train)
     if counts.min() > 0:
         ratio = counts.max() / counts.min()
         names = table.class_names
-        print(f"imbalance {ratio:.1f} : 1 ({names[counts.argmax()]} to {names[counts.argmin()]}, train)")
-    print(_changed(table, given))
+        say(f"imbalance {ratio:.1f} : 1 ({names[counts.argmax()]} to {names[counts.argmin()]}, train)")
+    say(_changed(table, given))
     if changed:
         _show(_transitions(table, given))
 
@@ -117,7 +119,7 @@ def noise(arguments: argparse.Namespace) -> None:
     table, given = read_labels(*_reader_and_noise(config))
     names = table.file_names
     write_label_list(out, [names[row] for row in table.train], given)
-    print(f"{out}: {_changed(table, given)}")
+    say(f"{out}: {_changed(table, given)}")
 
 
 def demo(arguments: argparse.Namespace) -> None:
@@ -125,8 +127,9 @@ def demo(arguments: argparse.Namespace) -> None:
 
     faces.write(arguments.folder, train=arguments.train, test=arguments.test, seed=arguments.seed)
     sheet = arguments.folder / "contact_sheet.png"
-    faces.contact_sheet(seed=arguments.seed).save(sheet)
-    print(f"{arguments.train:,} training and {arguments.test:,} test faces in {arguments.folder}; see {sheet}")
+    with replacing(sheet) as unfinished:
+        faces.contact_sheet(seed=arguments.seed).save(unfinished, "PNG")
+    say(f"{arguments.train:,} training and {arguments.test:,} test faces in {arguments.folder}; see {sheet}")
 
 
 def _compose(overrides: list[str]) -> DictConfig:

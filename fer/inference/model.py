@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from abc import ABC, abstractmethod
 from pathlib import Path
@@ -12,10 +11,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fer import experiment
 from fer.errors import ConfigError, UserError
-from fer.inference.faces import MOST_MEASURED, STANDARD_TEMPLATE, FaceDetector, measured_template
+from fer.finished_run import trained, training_images
+from fer.inference.faces import MOST_MEASURED, STANDARD_TEMPLATE, FaceDetector, measured_template, template_fault
+from fer.kept_config import ReadingOptions, read_kept_config
 from fer.methods.explanation import explain
+from fer.plain_data import PlainDataError, read_json
 from fer.runs import RunFolder, RunFolderError
 from fer.whole_file import write_json
 
@@ -58,18 +59,21 @@ class RunModel(Model):
     Args:
         folder: of the run.
         accelerator: ``auto`` (a GPU where there is one), ``cpu`` or ``gpu``.
+        options: how its configuration is read.
 
     Raises:
         RunFolderError: the run is not finished, or a file of it cannot be read.
-        ConfigError: there is no such accelerator, or the run's checkpoint is missing.
+        ConfigError: there is no such accelerator, the run's checkpoint is missing, or its configuration names code
+            that is not known.
     """
 
-    def __init__(self, folder: RunFolder, accelerator: str = "auto") -> None:
+    def __init__(self, folder: RunFolder, accelerator: str = "auto", options: ReadingOptions | None = None) -> None:
         self.folder = folder
         self.device = device_of(accelerator)
-        self.method = experiment.trained(folder, self.device)
+        self.method = trained(folder, self.device, options)
+        self._config = read_kept_config(folder, options or ReadingOptions())
         self.class_names = self.method.class_names
-        self.image_size = int(folder.config()["data"]["store_size"])
+        self.image_size: int = self._config["data"]["store_size"]
 
     def face_template(self, detector: FaceDetector) -> Template:
         """Measured on the training images the first time, and kept in the run folder."""
@@ -77,12 +81,12 @@ class RunModel(Model):
         if file.is_file():
             return _read_template(file)
         try:
-            images = experiment.training_images(self.folder.config(), MOST_MEASURED)
+            images = training_images(self._config, MOST_MEASURED)
         except (UserError, OSError) as error:
             log.warning("faces are aligned to a standard: the run's training images are not at hand (%s)", error)
             return STANDARD_TEMPLATE
         template = measured_template(images, detector)
-        if template is None:
+        if template is None or template_fault(template):
             log.warning("faces are aligned to a standard: the detector finds too few in the run's training images")
             template = STANDARD_TEMPLATE
         write_json(file, {"landmarks": template.tolist()})
@@ -99,12 +103,12 @@ class RunModel(Model):
 
 def _read_template(file: Path) -> Template:
     try:
-        template = np.array(json.loads(file.read_text(encoding="utf-8"))["landmarks"], dtype=np.float64)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        points = read_json(file).get("landmarks")
+    except (OSError, PlainDataError) as error:
         raise RunFolderError(f"{file} cannot be read ({error}); remove it, and it is measured again") from error
-    if template.shape != STANDARD_TEMPLATE.shape or not np.isfinite(template).all():
-        raise RunFolderError(f"{file} does not hold five points; remove it, and it is measured again")
-    return template
+    if fault := template_fault(points):
+        raise RunFolderError(f"{file} {fault}; remove it, and it is measured again")
+    return np.array(points, dtype=np.float64)
 
 
 def device_of(accelerator: str) -> torch.device:

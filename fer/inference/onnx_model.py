@@ -22,17 +22,18 @@ from torch import Tensor, nn
 from fer.augment import Augmentation
 from fer.cam import class_activation_maps
 from fer.errors import ConfigError, UserError
-from fer.inference.faces import STANDARD_TEMPLATE, FaceDetector
+from fer.inference.faces import FaceDetector
 from fer.inference.model import Images, Model, Prediction, RunModel, Template
+from fer.inference.onnx_metadata import MetadataError, check_signature, read_metadata
 from fer.methods.base import Method
 from fer.methods.two_networks import TwoNetworks
 from fer.models.network import FaceNetwork
+from fer.visible_text import visible
 from fer.whole_file import replacing
 
 TOLERANCE = 1e-4
 """Greatest difference of logits and maps that passes as the same, absolute, and relative where they exceed 1."""
 _CHECKED_BATCHES = (1, 3, 8)
-_NEEDED = ("class_names", "image_size", "view_size", "mean", "std", "template")
 
 
 class OnnxError(UserError):
@@ -170,20 +171,16 @@ class OnnxModel(Model):
             self.session = runtime.InferenceSession(path.read_bytes(), options, providers=providers)
         except Exception as error:  # onnxruntime's own kinds share no parent but this
             raise OnnxError(f"{path} is no ONNX file that onnxruntime can read: {_first_line(error)}") from error
-        found = self.session.get_modelmeta().custom_metadata_map
         try:
-            metadata = {key: json.loads(found[key]) for key in _NEEDED}
-            self.class_names = tuple(str(name) for name in metadata["class_names"])
-            self.image_size = int(metadata["image_size"])
-            self._template = np.array(metadata["template"], dtype=np.float64).reshape(STANDARD_TEMPLATE.shape)
-            self._augmentation = Augmentation(
-                size=int(metadata["view_size"]), mean=metadata["mean"], std=metadata["std"]
-            )
-        except (KeyError, TypeError, ValueError) as error:
-            raise OnnxError(
-                f"{path} lacks what fer-export writes into its metadata ({_first_line(error)}); export the run again"
-            ) from error
-        self.has_cam = "cam" in {output.name for output in self.session.get_outputs()}
+            metadata = read_metadata(self.session.get_modelmeta().custom_metadata_map)
+            self.has_cam = check_signature(metadata, self.session.get_inputs(), self.session.get_outputs())
+        except MetadataError as error:
+            raise OnnxError(f"{path} {error}; export the run again") from error
+        self._path = path
+        self.class_names = metadata.class_names
+        self.image_size = metadata.image_size
+        self._template = np.array(metadata.template, dtype=np.float64)
+        self._augmentation = Augmentation(size=metadata.view_size, mean=metadata.mean, std=metadata.std)
 
     def face_template(self, detector: FaceDetector) -> Template:
         """As it was measured when the file was made."""
@@ -191,6 +188,8 @@ class OnnxModel(Model):
 
     def predict(self, faces: Images, *, with_cam: bool = False) -> Prediction:
         logits, *maps = self.run(faces)
+        if not np.isfinite(logits).all():
+            raise OnnxError(f"{self._path} gives logits that are not finite; export the run again")
         probabilities = np.exp(logits - logits.max(1, keepdims=True))
         probabilities /= probabilities.sum(1, keepdims=True)
         return Prediction(probabilities, maps[0] if with_cam and maps else None)
@@ -198,7 +197,17 @@ class OnnxModel(Model):
     def run(self, faces: Images) -> list[NDArray[np.float32]]:
         """Logits, and maps where the file gives them, of uint8 faces (B, 3, image_size, image_size)."""
         view = self._augmentation.test_view(torch.from_numpy(faces)).numpy()
-        outputs: list[NDArray[np.float32]] = self.session.run(None, {"view": view})
+        names = ["logits", "cam"] if self.has_cam else ["logits"]
+        try:
+            outputs: list[NDArray[np.float32]] = self.session.run(names, {"view": view})
+        except Exception as error:  # onnxruntime's own kinds share no parent but this
+            raise OnnxError(f"{self._path} cannot be run: {_first_line(error)}") from error
+        wanted = (len(faces), len(self.class_names))
+        if outputs[0].shape != wanted or any(maps.shape[:2] != wanted or maps.ndim != 4 for maps in outputs[1:]):
+            shapes = " and ".join(str(output.shape) for output in outputs)
+            raise OnnxError(
+                f"{self._path} gives outputs of shapes {shapes} for {wanted[0]} faces of {wanted[1]} classes"
+            )
         return outputs
 
 
@@ -221,4 +230,4 @@ def _installed(package: str) -> Any:
 
 
 def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}".strip().splitlines()[0]
+    return visible(f"{type(error).__name__}: {error}".strip().splitlines()[0])

@@ -7,11 +7,14 @@ from pathlib import Path
 from fer.errors import ConfigError
 from fer.inference.model import Model, RunModel
 from fer.inference.onnx_model import OnnxModel
+from fer.kept_config import ReadingOptions
 from fer.runs import RunFolder
 
 
-def open_model(run: str | None, model: str | None, accelerator: str = "auto") -> Model:
-    """The model of a run folder, or of an exported file; exactly one of both is given.
+def open_model(
+    run: str | None, model: str | None, accelerator: str = "auto", options: ReadingOptions | None = None
+) -> Model:
+    """Open the model of a run folder, or of an exported file; exactly one of both is given.
 
     Raises:
         UserError: neither or both are given, or what is given cannot be used; the message says which and why.
@@ -19,6 +22,6 @@ def open_model(run: str | None, model: str | None, accelerator: str = "auto") ->
     if (run is None) == (model is None):
         raise ConfigError("give a finished run as run=FOLDER, or an exported file as model=FILE.onnx, and not both")
     if run is not None:
-        return RunModel(RunFolder(run), accelerator)
+        return RunModel(RunFolder(run), accelerator, options)
     assert model is not None
     return OnnxModel(Path(model), accelerator)

@@ -13,11 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from fer.data.decode import ImageFault, decode, pixels
+from fer.data.decode import FORMATS, ImageFault, decode, pixels
 from fer.errors import ConfigError
 from fer.inference.faces import Face, FaceDetector, Photograph, alignment, cut_out
 
-SUFFIXES = frozenset({*Image.registered_extensions()} - {".pdf", ".mpg", ".mpeg", ".h5", ".hdf"})
+SUFFIXES = frozenset(suffix for suffix, name in Image.registered_extensions().items() if name in FORMATS)
 
 
 @dataclass

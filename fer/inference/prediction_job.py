@@ -19,7 +19,9 @@ from fer.inference.drawing import draw_faces
 from fer.inference.faces import STANDARD_TEMPLATE, FaceDetector
 from fer.inference.open_model import open_model
 from fer.inference.photographs import Scene, SceneReader, find_images, in_batches, read_ahead
-from fer.whole_file import replacing_text
+from fer.kept_config import ReadingOptions
+from fer.output_files import Inputs, check_output, distinct_names
+from fer.whole_file import replacing, replacing_text
 
 log = logging.getLogger(__name__)
 
@@ -72,17 +74,26 @@ class PredictionJob:
     batch_size: int
     accelerator: str
     threads: int
+    reading: ReadingOptions | None = None
+    """How the run's configuration is read."""
 
     def run(self) -> Outcome:
         """Do it."""
         output = self._checked_output()
         paths = find_images(self.images)
+        inputs = Inputs([*paths, *([Path(self.model)] if self.model else [])])
+        self._check_place(output, inputs)
+        pictures: dict[Path, Path] = {}
+        if self.overlays is not None:
+            pictures = {path: Path(self.overlays, name) for path, name in distinct_names(paths, ".png").items()}
+            for picture in pictures.values():
+                self._check_place(picture, inputs)
+        self._make_folders(output)
         detector = FaceDetector(self.least_score) if self.detect == "auto" else None
-        model = open_model(self.run_folder, self.model, self.accelerator)
+        model = open_model(self.run_folder, self.model, self.accelerator, self.reading)
         template = model.face_template(detector) if detector else STANDARD_TEMPLATE
         read = SceneReader(model.image_size, template, detector, keep_photographs=self.overlays is not None)
         outcome = Outcome(output)
-        names = _names_of_pictures(paths)
         started = time.perf_counter()
         console = Console(stderr=True)
         progress = Progress(console=console, transient=True, disable=not console.is_terminal)
@@ -94,7 +105,7 @@ class PredictionJob:
                     writer.add(scene, faces)
                     self._count(outcome, scene, faces, one_of_few=len(paths) <= _SHOWN)
                     if self.overlays is not None and faces:
-                        self._draw(scene, faces, model.image_size, Path(self.overlays) / names[scene.path])
+                        self._draw(scene, faces, model.image_size, pictures[scene.path])
                 progress.advance(task, len(scenes))
             writer.end()
         outcome.seconds = time.perf_counter() - started
@@ -108,14 +119,18 @@ class PredictionJob:
                 raise ConfigError(f"{key}={value}: it must be 1 or more")
         output = Path(self.output)
         writer_for(output)
-        if output.exists() and not self.overwrite:
-            raise ConfigError(f"{output} exists already; choose another output=, or give overwrite=true")
+        return output
+
+    def _check_place(self, path: Path, inputs: Inputs) -> None:
+        remedy = "choose another output= or overlays=, or give overwrite=true"
+        check_output(path, inputs, may_replace=self.overwrite, remedy=remedy)
+
+    def _make_folders(self, output: Path) -> None:
         for folder in (output.parent, *([Path(self.overlays)] if self.overlays else [])):
             try:
                 folder.mkdir(parents=True, exist_ok=True)
             except OSError as error:
                 raise ConfigError(f"cannot make the folder {folder} ({error.strerror})") from error
-        return output
 
     def _count(self, outcome: Outcome, scene: Scene, faces: list[ClassifiedFace], *, one_of_few: bool) -> None:
         outcome.photographs += 1
@@ -133,17 +148,11 @@ class PredictionJob:
     def _draw(self, scene: Scene, faces: list[ClassifiedFace], size: int, path: Path) -> None:
         assert scene.photograph is not None
         picture = draw_faces(scene.photograph, faces, scene.transforms, size)
-        picture.save(path)
-
-
-def _names_of_pictures(paths: Sequence[Path]) -> dict[Path, str]:
-    """The photographs' own names, with a number where several folders hold the same."""
-    seen: Counter[str] = Counter()
-    names = {}
-    for path in paths:
-        seen[path.stem] += 1
-        names[path] = path.stem + (f"-{seen[path.stem]}" if seen[path.stem] > 1 else "") + ".png"
-    return names
+        try:
+            with replacing(path) as unfinished:
+                picture.save(unfinished, "PNG")
+        except OSError as error:
+            raise ConfigError(f"cannot write {path} ({error.strerror or error})") from error
 
 
 def _counted(number: int, thing: str) -> str:

@@ -41,8 +41,9 @@ class Setting:
     build_network: Callable[[], FaceNetwork]
     """A freshly initialised network; a method with two networks calls it twice."""
     augmentation: Augmentation
-    optimizer: Callable[[Iterable[Any]], Optimizer]
-    scheduler: Callable[[Optimizer], LRScheduler]
+    optimizer: Callable[[Iterable[Any]], Optimizer] | None
+    """``None`` where nothing is trained."""
+    scheduler: Callable[[Optimizer], LRScheduler] | None
     class_names: tuple[str, ...]
     given_labels: Tensor
     """int64 (N,), the perhaps wrong labels of the training samples, in the order of ``batch.index``."""
@@ -111,6 +112,7 @@ class Method(L.LightningModule):
         return self.parameters()
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
+        assert self._make_optimizer is not None and self._make_scheduler is not None
         optimizer = self._make_optimizer(self.parameter_groups())
         for group in optimizer.param_groups:
             group["lr"] *= group.get("lr_factor", 1.0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from fer.models import weight_file
 from fer.models.pickle_machine import shown
 from fer.models.weight_file import VGGFACE2, WeightsError
 
-__all__ = ["MIN_SHARE", "LoadReport", "WeightsError", "load_backbone_weights"]
+__all__ = ["MIN_SHARE", "LoadReport", "WeightsError", "load_backbone_weights", "value_fault"]
 
 log = logging.getLogger(__name__)
 
@@ -98,12 +98,26 @@ def load_backbone_weights(
     layers = dict(backbone.named_children())
     surplus = sum(key.partition(".")[0] in layers and not _is_counter(key) for key in report.unexpected)
     _check_amount(report, name, file.origin, surplus, allow_partial_weights)
-    for key, tensor in fitting.items():
-        if not bool(tensor.isfinite().all()):
-            raise WeightsError(f"{file.path}: {key} has values that are not finite; take weights of a healthy run")
-    backbone.load_state_dict(fitting, strict=False)
+    cast = {key: tensor.to(wanted[key].dtype) for key, tensor in fitting.items()}
+    if fault := value_fault(cast):
+        raise WeightsError(f"{file.path}: {fault}; take weights of a healthy run")
+    backbone.load_state_dict(cast, strict=False)
     log.log(logging.WARNING if report.missing or report.mismatched else logging.INFO, "weights: %s", report)
     return report
+
+
+def value_fault(tensors: Mapping[str, Tensor]) -> str | None:
+    """Say what no trained network holds: values that are not finite, or running variances below 0.
+
+    Args:
+        tensors: by name, in the type that they are used in: what is finite in float64 may be infinite in float32.
+    """
+    for key, tensor in tensors.items():
+        if not bool(tensor.isfinite().all()):
+            return f"{shown(key)} has values that are not finite as {str(tensor.dtype).removeprefix('torch.')}"
+        if key.endswith("running_var") and bool((tensor < 0).any()):
+            return f"{shown(key)} has variances below 0"
+    return None
 
 
 def _check_kind(report: LoadReport, name: str, origin: str | None) -> None:

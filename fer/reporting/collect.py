@@ -11,9 +11,11 @@ from typing import Any
 from fer.errors import UserError
 from fer.reporting.wording import images_left_out, matches
 from fer.runs import RunFolder, State
+from fer.visible_text import visible_name
 
 Settings = Mapping[str, Hashable]
 
+_NEEDED = {"protocol", "seed", "method", "backbone", "data", "noise"}
 # Names of presets: what they set stands in the other keys.
 _PRESETS = ("experiment", "sweep")
 
@@ -100,6 +102,8 @@ def _read(folder: RunFolder, faults: list[str]) -> Run:
     if not (isinstance(choices, dict) and isinstance(unnamed, list) and {"protocol", "seed"} <= config.keys()):
         raise UserError(f"{folder.config_file} is no run's: it lacks choices, protocol, seed or unnamed_keys")
     settings = dict(_flattened(config)) | dict(_flattened(choices))
+    if absent := sorted(_NEEDED - settings.keys()):
+        raise UserError(f"{folder.config_file} is no run's: it lacks {', '.join(absent)}")
     settings["data.root"] = Path(str(settings.get("data.root", ""))).name  # data may be moved, but not renamed
     outside = ({*unnamed} - {"data.root"}) | {*_PRESETS, "seed"}
     state = folder.state
@@ -120,7 +124,8 @@ def _flattened(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[st
         if isinstance(value, Mapping) and value:
             yield from _flattened(value, f"{prefix}{name}.")
         else:
-            yield f"{prefix}{name}", json.dumps(value, default=str) if isinstance(value, list | Mapping) else value
+            text = json.dumps(value, default=str) if isinstance(value, list | Mapping) else value
+            yield visible_name(f"{prefix}{name}"), visible_name(text) if isinstance(text, str) else text
 
 
 def _is_below(key: str, stems: Iterable[str]) -> bool:
@@ -133,18 +138,18 @@ def _metrics(folder: RunFolder, result: Mapping[str, Any], faults: list[str]) ->
         shares = {**result["metrics"], **result["after_training"]}
         if "best_test_epoch_optimistic" in result:
             shares["best"] = result["best_test_epoch_optimistic"]["test/acc"]
-        metrics = {key: 100 * float(share) for key, share in shares.items()}
+        metrics = {visible_name(key): 100 * float(share) for key, share in shares.items()}
         if left_out := images_left_out(result):
             faults.append(f"{folder.path} was trained and tested without {left_out}")
         return metrics
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
         raise UserError(f"{folder.result_file} is no run's result ({error!r})") from error
 
 
 def _records(folder: RunFolder, result: Mapping[str, Any], faults: list[str]) -> list[dict[str, Any]]:
     """The records of a finished run if there is one for every epoch, else none and a fault."""
     try:
-        records = [record for record in folder.records() if isinstance(record, dict) and "epoch" in record]
+        records = [{key: value for key, value in record.items() if _is_number(value)} for record in folder.records()]
     except (OSError, UnicodeDecodeError) as error:
         faults.append(f"without learning curve: {folder.records_file} cannot be read: {error}")
         return []
@@ -153,6 +158,10 @@ def _records(folder: RunFolder, result: Mapping[str, Any], faults: list[str]) ->
         faults.append(f"without learning curve: {folder.records_file} has {len(records)} readable epochs of {epochs}")
         return []
     return records
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, float) or (isinstance(value, int) and abs(value) < 2**63)
 
 
 def _fulfilling(condition: str, runs: Sequence[Run], everything: Sequence[Run]) -> list[Run]:

@@ -16,6 +16,7 @@ from fer.results import LAST_EPOCHS
 
 ABSENT = "–"
 
+FIRST_NOTE = "Mean ± standard deviation (n - 1) over n seeds, in percent."
 _LESS_IS_BETTER = {"test/ece", "memorized"}
 _TESTS = {"t": "paired t-test", "wilcoxon": "Wilcoxon signed-rank test"}
 # Results on other data or by another protocol are not in competition.
@@ -113,7 +114,7 @@ def notes(
     shown = {*table.row_keys, *table.column_keys}
     common = [key for key in ("data", "backbone", "noise", "noise.ratio") if key not in shown and key in fixed]
     same = [f"{key}={spelled(fixed[key])}" for key in common if len({r.settings.get(key) for r in table.runs}) == 1]
-    lines = ["Mean ± standard deviation (n - 1) over n seeds, in percent."]
+    lines = [FIRST_NOTE]
     if same:
         lines.append(f"All runs: {', '.join(same)}.")
     lines += [

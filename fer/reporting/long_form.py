@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import csv
 import io
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from fer.csv_files import CsvWriter
 from fer.reporting.published import Series
 from fer.reporting.significance import Comparison
 from fer.reporting.table import Table
 
-_COLUMNS = ("metric", "n", "mean", "sd", "seeds", "failed", "incomplete", "published", "source")
+COLUMNS = ("metric", "n", "mean", "sd", "seeds", "failed", "incomplete", "published", "source")
 _COMPARED = ("difference", "ci_low", "ci_high", "p", "pairs", "remark")
 
 
@@ -19,12 +19,12 @@ def long_form(
     table: Table, metrics: Sequence[str], published: Sequence[Series], comparisons: Sequence[Comparison]
 ) -> str:
     """Keys of rows and columns, then numbers in percent; differences in percentage points where there is a baseline."""
-    header = [*table.row_keys, *table.column_keys, *_COLUMNS, *(_COMPARED if comparisons else ())]
+    header = [*table.row_keys, *table.column_keys, *COLUMNS, *(_COMPARED if comparisons else ())]
     stream = io.StringIO()
-    writer = csv.DictWriter(stream, header, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(_own(table, metrics, comparisons))
-    writer.writerows(_published(table, published))
+    writer = CsvWriter(stream)
+    writer.write(header)
+    for line in (*_own(table, metrics, comparisons), *_published(table, published)):
+        writer.write(line.get(key, "") for key in header)
     return stream.getvalue()
 
 

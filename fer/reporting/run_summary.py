@@ -8,8 +8,10 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from fer.reporting.wording import METRICS, PROTOCOLS, images_left_out, percent
+from fer.visible_text import visible_name
 
 _TEST = ("test/acc", "test/macro_acc", "test/f1", "test/ece")
 
@@ -23,11 +25,11 @@ def print_run(path: str | Path, result: Mapping[str, Any], console: Console | No
     console.print(_table(title, result))
     if skipped := images_left_out(result):
         console.print(f"Left out        {skipped}", markup=False)
-    folder = _shown(path)
+    folder = visible_name(_shown(path))
     console.print(f"Run folder      {folder}", markup=False)
-    group = folder.parent.parent
+    group = visible_name(_shown(path).parent.parent)
     console.print(f"Watch it        tensorboard --logdir {group}", markup=False)
-    console.print(f"Report on it    fer-report {group} --figures {group / 'figures'}", markup=False)
+    console.print(f"Report on it    fer-report {group} --figures {group}/figures", markup=False)
     console.print(f"Use it          fer-predict run={folder} images=PATH", markup=False)
     console.print(f"Test it again   fer-eval run={folder}", markup=False)
     if choices["method"] != "ce" and not choices["experiment"] and choices["data"] == "demo":
@@ -36,7 +38,7 @@ def print_run(path: str | Path, result: Mapping[str, Any], console: Console | No
 
 def _table(title: str, result: Mapping[str, Any]) -> Table:
     count = len(result.get("averaged_epochs", ()))
-    table = Table(title=title, title_justify="left", title_style="bold")
+    table = Table(title=Text(visible_name(title)), title_justify="left", title_style="bold")
     table.add_column("test, " + PROTOCOLS[result["protocol"]].format(count=count))
     table.add_column("%", justify="right")
     for key in _TEST:
@@ -45,7 +47,7 @@ def _table(title: str, result: Mapping[str, Any]) -> Table:
     if len(recalls) <= 12:
         table.add_section()
         for name, value in recalls.items():
-            table.add_row(f"recall {name}", percent(value))
+            table.add_row(Text(f"recall {visible_name(name)}"), percent(value))
     table.add_section()
     if "best_test_epoch_optimistic" in result:
         best = result["best_test_epoch_optimistic"]
