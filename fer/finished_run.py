@@ -9,13 +9,14 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from fer.building import Config, build_data, build_method
 from fer.checkpoints import read_checkpoint
 from fer.data.module import FaceDataModule
 from fer.data.noise import fingerprint
 from fer.errors import UserError
+from fer.instantiation import instantiated
 from fer.kept_config import ReadingOptions, check_data_root, read_kept_config
 from fer.methods.base import Method
 from fer.models.weights import value_fault
@@ -34,10 +35,27 @@ def trained(folder: RunFolder, device: str | torch.device = "cpu", options: Read
     folder.result()
     config = read_kept_config(folder, options or ReadingOptions())
     given = torch.tensor(read_given_labels(folder))
+    checkpoint = tested_checkpoint(config, folder)
     with any_fault_named(folder):
+        _check_size(config, checkpoint)
         method = build_method(config | {"compile": False}, read_class_names(folder), given, for_training=False)
-    load(method, tested_checkpoint(config, folder))
+    load(method, checkpoint)
     return method.to(device).eval()
+
+
+def _check_size(config: Config, checkpoint: Path) -> None:
+    """Compare the backbone's shapes with the checkpoint's before any memory is taken for them.
+
+    Raises:
+        RunFolderError: they differ.
+    """
+    state = read_checkpoint(checkpoint)["state_dict"]
+    with torch.device("meta"):
+        backbone: nn.Module = instantiated({**config["backbone"], "weights": None}, "backbone")
+    for name, wanted in backbone.state_dict().items():
+        kept = state.get(f"network.backbone.{name}") if isinstance(state, dict) else None
+        if not isinstance(kept, Tensor) or kept.shape != wanted.shape:
+            raise RunFolderError(f"{checkpoint} does not fit the run's config.yaml (backbone, {name}); restore both")
 
 
 @contextmanager

@@ -99,7 +99,9 @@ def check_keys(keys: Iterable[str], runs: Sequence[Run]) -> None:
 def _read(folder: RunFolder, faults: list[str]) -> Run:
     config = folder.config()
     choices, unnamed = config.pop("choices", None), config.get("unnamed_keys")
-    if not (isinstance(choices, dict) and isinstance(unnamed, list) and {"protocol", "seed"} <= config.keys()):
+    if not isinstance(unnamed, list) or not all(isinstance(key, str) for key in unnamed):
+        unnamed = None
+    if unnamed is None or not (isinstance(choices, dict) and {"protocol", "seed"} <= config.keys()):
         raise UserError(f"{folder.config_file} is no run's: it lacks choices, protocol, seed or unnamed_keys")
     settings = dict(_flattened(config)) | dict(_flattened(choices))
     if absent := sorted(_NEEDED - settings.keys()):
