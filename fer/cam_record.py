@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -14,6 +15,11 @@ from fer.runs import RunFolder, RunFolderError
 from fer.whole_file import replacing
 
 _NAME = "epoch-{:04}.npz"
+# Kind of numbers (as NumPy's dtype.kind) and number of axes.
+_AXES = {
+    "split": ("U", 1), "file": ("U", 1), "image": ("u", 4), "clean": ("i", 1), "given": ("i", 1),
+    "probabilities": ("f", 2), "cam": ("f", 4), "mirrored_cam": ("f", 4),
+}  # fmt: skip
 
 
 @dataclass
@@ -65,10 +71,39 @@ def read_cam_records(folder: RunFolder) -> dict[int, CamRecord]:
 
 def _read(path: Path) -> CamRecord:
     try:
+        _check_sizes(path)
         with np.load(path, allow_pickle=False) as arrays:
             content: dict[str, Any] = dict(arrays)
-        if len({len(values) for values in content.values()}) > 1:
-            raise ValueError("its arrays differ in length")
+        if fault := _fault(content):
+            raise ValueError(fault)
         return CamRecord(**content)
-    except (OSError, ValueError, TypeError, KeyError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, TypeError, KeyError, MemoryError, OverflowError, zipfile.BadZipFile) as error:
         raise RunFolderError(f"{path} cannot be read ({error}); remove it") from error
+
+
+def _check_sizes(path: Path) -> None:
+    """Refuse an archive whose members would take more memory than the file, as compressed ones may."""
+    with zipfile.ZipFile(path) as archive:
+        members = archive.infolist()
+    if any(member.compress_type != zipfile.ZIP_STORED for member in members):
+        raise ValueError("its arrays are compressed")
+    if sum(member.file_size for member in members) > path.stat().st_size:
+        raise ValueError("its arrays are larger than the file")
+
+
+def _fault(content: Mapping[str, NDArray[Any]]) -> str | None:
+    """Say why arrays cannot be those of a record; ``None`` where they can."""
+    if content.keys() != _AXES.keys():
+        return "it holds other arrays"
+    for name, (kind, axes) in _AXES.items():
+        if content[name].dtype.kind != kind or content[name].ndim != axes:
+            return f"{name} is no array of {axes} axes of its kind"
+    if len({len(values) for values in content.values()}) > 1:
+        return "its arrays differ in length"
+    counts = {content[name].shape[1] for name in ("probabilities", "cam", "mirrored_cam")}
+    if len(counts) > 1 or content["image"].shape[1] != 3 or content["cam"].shape != content["mirrored_cam"].shape:
+        return "its arrays do not fit each other"
+    labels = np.concatenate([content["clean"], content["given"]])
+    if not ((labels >= -1) & (labels < counts.pop())).all():
+        return "it has labels of no class"
+    return None

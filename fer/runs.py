@@ -96,7 +96,10 @@ class RunFolder:
     def _check_that_nothing_is_there(self) -> None:
         """Refuse a folder that holds somebody's files by the names of a run's, but no run."""
         may_stay = {self.error_file, self.lock_file}  # of a job that could not start
-        there = [path.name for path in self.contents if path not in may_stay and os.path.lexists(path)]
+        folders = (self.cam_folder, self.last_checkpoint.parent, self.tensorboard_folder)
+        files = [path for path in self.contents if path not in may_stay and path not in folders]
+        there = [file.name for file in files if os.path.lexists(file)]
+        there += [folder.name for folder in folders if folder.is_dir() and any(folder.iterdir())]
         if there and not self.config_file.is_file():  # else another rank has written it meanwhile
             raise RunFolderError(
                 f"{self.path} holds {', '.join(there)} but no {self.config_file.name}, so it is no run's folder: move "

@@ -17,6 +17,7 @@ from fer import experiment
 from fer.cam import class_activation_maps
 from fer.config import compose
 from fer.errors import UserError
+from fer.finished_run import trained
 from fer.launch import resolve
 from fer.methods.ce import CrossEntropy
 from fer.methods.co_teaching import CoTeaching
@@ -126,7 +127,7 @@ def test_a_finished_run_is_loaded_without_its_data(protocol: str, train: Train, 
     config = folder.config()
     config["data"]["root"] = config["data"]["reader"]["root"] = str(tmp_path / "moved")
     folder.config_file.write_text(yaml.safe_dump(config))
-    method = experiment.trained(folder)
+    method = trained(folder)
     name = "best" if protocol == "holdout" else "last"
     state = torch.load(folder.last_checkpoint.with_name(f"{name}.ckpt"), weights_only=True)["state_dict"]
     assert all(torch.equal(value, state[key]) for key, value in method.state_dict().items())
@@ -139,7 +140,7 @@ def test_a_run_that_lacks_a_file_is_refused_by_its_name(damage: str, train: Trai
     (tmp_path / "run" / damage).unlink()
     expected = "no finished run" if damage == "result.json" else damage
     with pytest.raises(UserError, match=expected):
-        experiment.trained(RunFolder(tmp_path / "run"))
+        trained(RunFolder(tmp_path / "run"))
 
 
 def test_a_checkpoint_cut_short_is_refused_by_its_name(train: Train, tmp_path: Path) -> None:
@@ -147,7 +148,7 @@ def test_a_checkpoint_cut_short_is_refused_by_its_name(train: Train, tmp_path: P
     checkpoint = RunFolder(tmp_path / "run").last_checkpoint
     checkpoint.write_bytes(checkpoint.read_bytes()[:2000])
     with pytest.raises(RunFolderError, match=r"last\.ckpt cannot be read"):
-        experiment.trained(RunFolder(tmp_path / "run"))
+        trained(RunFolder(tmp_path / "run"))
 
 
 def test_labels_that_fit_no_class_are_refused(train: Train, tmp_path: Path) -> None:

@@ -152,7 +152,7 @@ def test_the_projector_has_features_labels_and_thumbnails(train: Train, tmp_path
     assert [(given, clean) for given, clean, _ in labels] == chosen
     assert [state for *_, state in labels] == ["right" if given == clean else "wrong" for given, clean in chosen]
 
-    method = experiment.trained(run)
+    method = trained(run)
     batch = experiment.build(run.config(), run, for_training=False).datamodule.train.__getitems__(positions)
     expected = pooled_features(method, method.augmentation.test_view(batch.image))
     written = np.loadtxt(folder / "tensors.tsv", delimiter="\t")
@@ -203,7 +203,7 @@ def test_views_are_those_of_training_turned_back_into_pictures(
 
 def test_maps_of_the_last_epoch_are_those_of_the_trained_network(run: Path) -> None:
     record = read_cam_records(RunFolder(run))[4]
-    method = experiment.trained(RunFolder(run))
+    method = trained(RunFolder(run))
     view = method.augmentation.test_view(torch.from_numpy(record.image))
     for maps, seen in ((record.cam, view), (record.mirrored_cam, mirror(view))):
         np.testing.assert_allclose(maps, explain(method, seen).cam.numpy(), rtol=2e-3, atol=1e-3)
