@@ -81,6 +81,7 @@ def check(arguments: argparse.Namespace) -> None:
         size=config.data.store_size,
         cache_dir=config.cache_dir if config.image_cache else None,
         on_bad_image=config.data.on_bad_image,
+        thorough=True,
     )
     print(_summary(table))
     _show(_counts(table, None))
@@ -88,6 +89,7 @@ def check(arguments: argparse.Namespace) -> None:
         print(f"warning: {warning}")
     print(_changed(table, given))
     print(f"decoded images in {store.path}, fingerprint {store.content_fingerprint}")
+    print(f"read all {len(table.paths):,} image files in full and compared all decoded pixels with the fingerprint")
 
 
 def stats(arguments: argparse.Namespace) -> None:
