@@ -83,6 +83,24 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
+def read_json_lines(path: Path) -> list[dict[str, Any]]:
+    """Read a file with a JSON object in each line, up to the first line that holds none.
+
+    Raises:
+        OSError, UnicodeDecodeError: the file cannot be read.
+    """
+    found = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            value = parse_json(line)
+        except PlainDataError:
+            break
+        if not isinstance(value, dict):
+            break
+        found.append(value)
+    return found
+
+
 def parse_json(text: str) -> Any:
     """Parse JSON text.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import itertools
 import json
 import logging
 import os
@@ -16,7 +17,7 @@ from typing import Any, Literal
 from fer.config_differences import differences
 from fer.csv_files import CsvWriter
 from fer.errors import UserError
-from fer.plain_data import PlainDataError, parse_json, read_json, read_yaml, yaml_text
+from fer.plain_data import PlainDataError, read_json, read_json_lines, read_yaml, yaml_text
 from fer.provenance import provenance
 from fer.whole_file import open_lock, open_to_append, remove_unfinished, replacing_text, write_json
 
@@ -96,14 +97,11 @@ class RunFolder:
     def _check_that_nothing_is_there(self) -> None:
         """Refuse a folder that holds somebody's files by the names of a run's, but no run."""
         may_stay = {self.error_file, self.lock_file}  # of a job that could not start
-        folders = (self.cam_folder, self.last_checkpoint.parent, self.tensorboard_folder)
-        files = [path for path in self.contents if path not in may_stay and path not in folders]
-        there = [file.name for file in files if os.path.lexists(file)]
-        there += [folder.name for folder in folders if folder.is_dir() and any(folder.iterdir())]
+        there = [path.name for path in self.contents if path not in may_stay and _would_be_lost(path)]
         if there and not self.config_file.is_file():  # else another rank has written it meanwhile
             raise RunFolderError(
-                f"{self.path} holds {', '.join(there)} but no {self.config_file.name}, so it is no run's folder: move "
-                "these files away, or choose another folder with output_dir="
+                f"{self.path} holds {', '.join(there)} but no config.yaml, so it is no run's folder: move these files "
+                "away, or choose another folder with output_dir="
             )
 
     def compare(self, config: Mapping[str, Any], unnamed_keys: Sequence[str]) -> None:
@@ -201,18 +199,8 @@ class RunFolder:
 
     def records(self) -> list[dict[str, Any]]:
         """Read the epochs so far, oldest first. A line cut off by a crash ends the list."""
-        if not self.records_file.is_file():
-            return []
-        records = []
-        for line in self.records_file.read_text(encoding="utf-8").splitlines():
-            try:
-                record = parse_json(line)
-            except PlainDataError:
-                break
-            if not isinstance(record, dict) or not isinstance(record.get("epoch"), int):
-                break
-            records.append(record)
-        return records
+        records = read_json_lines(self.records_file) if self.records_file.is_file() else []
+        return [*itertools.takewhile(lambda record: isinstance(record.get("epoch"), int), records)]
 
     def keep_records_before(self, epoch: int) -> None:
         """Drop the records of ``epoch`` and later, which a resumed run will write again."""
@@ -301,3 +289,8 @@ class RunFolder:
             raise RunFolderError(f"{path} cannot be read: {error}") from error
         except PlainDataError as error:
             raise RunFolderError(f"{path} cannot be read: {error}; it is no run's {path.stem}") from error
+
+
+def _would_be_lost(path: Path) -> bool:
+    """Tell whether a run that starts would remove or replace a file there; no file stands in a folder's place."""
+    return any(path.iterdir()) if path.is_dir() else bool(path.suffix) and os.path.lexists(path)

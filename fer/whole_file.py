@@ -1,9 +1,16 @@
-"""Files that are there whole or not at all, whenever the process or the machine ends."""
+"""Files that are there whole or not at all, whenever the process or the machine ends, and locks on files."""
 
 from __future__ import annotations
 
+import errno
+import fcntl
+import hashlib
 import json
 import os
+import re
+import socket
+import stat
+import time
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -11,23 +18,55 @@ from pathlib import Path
 from typing import IO, Any
 
 _UNFINISHED = ".unfinished"
+# Older versions name no machine.
+_UNFINISHED_NAME = re.compile(r"\.(?P<name>.+)\.(?:(?P<machine>[0-9a-f]{8})-)?[0-9a-f]{8}\.unfinished", re.DOTALL)
+_SILENCE = 24 * 3600.0
+"""Seconds without a write after which a file is left over, where no lock can tell."""
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A path beside ``path`` to write to: that file takes the place of ``path`` when it is complete and on disk.
 
+    The file exists already and is to be overwritten, not replaced: this process holds a lock on it, by which
+    ``remove_unfinished`` knows that it is still being written.
+
     Raises:
         OSError: it cannot be written; ``path`` is as it was, and nothing else is left.
     """
-    unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}{_UNFINISHED}")
+    unfinished, lock = _begin(path)
     try:
-        yield unfinished
-        with unfinished.open("rb") as stream:
-            os.fsync(stream.fileno())
-        unfinished.replace(path)
+        with lock:
+            yield unfinished
+            with unfinished.open("rb") as stream:
+                os.fsync(stream.fileno())
+            unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def _begin(path: Path) -> tuple[Path, IO[bytes]]:
+    """Create an empty unfinished file for ``path`` and lock it."""
+    while True:
+        unfinished = path.with_name(f".{path.name}.{_machine()}-{uuid.uuid4().hex[:8]}{_UNFINISHED}")
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        lock = os.fdopen(os.open(unfinished, flags, 0o666), "r+b", buffering=0)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            is_mine = is_still_at(lock, unfinished)
+        except BlockingIOError:
+            is_mine = False
+        except OSError:
+            is_mine = True  # no locks here
+        if is_mine:
+            return unfinished, lock
+        # Another process took it for left over before it was locked.
+        lock.close()
+        unfinished.unlink(missing_ok=True)
+
+
+def _machine() -> str:
+    return hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
 
 
 @contextmanager
@@ -35,15 +74,6 @@ def replacing_text(path: Path) -> Iterator[IO[str]]:
     """A text stream whose content takes the place of ``path``, as with ``replacing``."""
     with replacing(path) as unfinished, unfinished.open("w", encoding="utf-8", newline="") as stream:
         yield stream
-
-
-def open_lock(path: Path) -> IO[bytes]:
-    """Open a file to lock it, made where it is missing; its content stays as it is, and no link is followed.
-
-    Raises:
-        OSError: it cannot be opened, or is a link.
-    """
-    return os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666), "r+b")
 
 
 def open_to_append(path: Path) -> IO[str]:
@@ -62,7 +92,66 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
         stream.write("\n")
 
 
-def remove_unfinished(folder: Path, name: str = "*") -> None:
-    """Remove what killed processes have left of files called ``name``, which no other process writes now."""
-    for file in folder.glob(f".{name}.*{_UNFINISHED}"):
-        file.unlink(missing_ok=True)
+def remove_unfinished(folder: Path, *names: str) -> None:
+    """Remove what killed processes have left of the files called ``names``, by default of all files.
+
+    A file stays as long as the process that writes it lives. Of another machine's process no lock tells on every
+    network file system, so its files, and those with other names, stay for a day after the last write.
+    """
+    if not folder.is_dir():
+        return
+    with os.scandir(folder) as entries:
+        found = [(entry.name, match) for entry in entries if (match := _UNFINISHED_NAME.fullmatch(entry.name))]
+    for file_name, match in found:
+        is_asked_for = not names or match["name"] in names
+        is_of_this_machine = match["machine"] in (None, _machine())
+        file = folder / file_name
+        if _is_left_over(file, at_once=is_asked_for and is_of_this_machine):
+            file.unlink(missing_ok=True)
+
+
+def _is_left_over(file: Path, *, at_once: bool) -> bool:
+    """Whether no process writes ``file`` any more; ``at_once`` relies on the lock alone where there are locks."""
+    try:
+        if not stat.S_ISREG(file.lstat().st_mode):
+            return False
+        descriptor = os.open(file, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError:
+        return False  # finished meanwhile, or somebody else's
+    try:
+        silent = time.time() - os.fstat(descriptor).st_mtime > _SILENCE
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return silent
+        return at_once or silent
+    finally:
+        os.close(descriptor)
+
+
+def open_lock(path: Path) -> IO[bytes]:
+    """Open a file to be locked with ``fcntl.flock``, and create it where it is missing.
+
+    The file's content stays as it is, and a link is not followed: whoever can write to the folder could let one lead
+    to any file.
+
+    Raises:
+        OSError: ``path`` is a link, a folder, a device or a pipe, or the folder cannot be written to.
+    """
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+    lock = os.fdopen(os.open(path, flags, 0o666), "r+b", buffering=0)
+    if not stat.S_ISREG(os.fstat(lock.fileno()).st_mode):
+        lock.close()
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+    return lock
+
+
+def is_still_at(file: IO[bytes], path: Path) -> bool:
+    """Whether ``path`` is the open ``file``, which may have been removed or replaced meanwhile."""
+    try:
+        there = path.lstat()
+    except OSError:
+        return False
+    return os.path.samestat(os.fstat(file.fileno()), there)

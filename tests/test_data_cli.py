@@ -42,6 +42,32 @@ def test_check_prints_counts_and_succeeds(overrides: list[str], capsys: pytest.C
     assert "warning" not in printed
 
 
+def test_check_reads_every_file_and_every_pixel(
+    tmp_path: Path, overrides: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    def said() -> tuple[str, str]:
+        done = subprocess.run(
+            [sys.executable, "-m", "fer.data.cli", "check", *overrides],
+            cwd=Path(__file__).parent.parent, capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        return done.stdout, done.stderr
+
+    first, _ = said()
+    assert "read all 16 image files in full and compared all decoded pixels with the fingerprint" in first
+    (path,) = (tmp_path / "cache").glob("*.npy")
+    with path.open("r+b") as stream:
+        stream.seek(5_000)
+        stream.write(b"random bytes")
+    again, complaint = said()
+    assert again == first
+    assert f"the image store {path} is damaged (block 1 of 1, images 1 to 16" in complaint
+    again, complaint = said()
+    assert again == first
+    assert "damaged" not in complaint
+    assert main(["check", *overrides, "image_cache=false"]) == 0
+    assert "read all 16 image files" in capsys.readouterr().out
+
+
 def test_check_fails_with_every_undecodable_image(
     root: Path, overrides: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -18,20 +18,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
+from stored_faces import SIZE, make_faces, open_store, picture, table_of
 
-from fer.data import store as store_module
+from fer.data import content_hashes, store_building, store_files
+from fer.data import decode as decode_module
 from fer.data.decode import ImageFault, decode
-from fer.data.index import DatasetError, SampleTable
+from fer.data.index import DatasetError
 from fer.data.store import ImageStore
 from fer.errors import ConfigError
 
 pytestmark = pytest.mark.measured
-
-SIZE = 16
-
-
-def picture(seed: int, width: int = SIZE, height: int = SIZE) -> Image.Image:
-    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8))
 
 
 def encoded(kind: str) -> bytes:
@@ -40,32 +36,15 @@ def encoded(kind: str) -> bytes:
     return stream.getvalue()
 
 
-def table_of(root: Path, test: int = 1) -> SampleTable:
-    """Every file of a folder, the last ``test`` of them as test split."""
-    paths = tuple(sorted(root.iterdir()))
-    rows = len(paths)
-    return SampleTable(
-        "files", root, paths, np.zeros(rows, dtype=np.int64), np.arange(rows) < rows - test, ("a", "b"), ()
-    )
-
-
 @pytest.fixture
 def faces(tmp_path: Path) -> Path:
     """Five small PNG files."""
-    root = tmp_path / "faces"
-    root.mkdir()
-    for number in range(5):
-        picture(number).save(root / f"{number}.png")
-    return root
+    return make_faces(tmp_path / "faces")
 
 
 @pytest.fixture
 def cache(tmp_path: Path) -> Path:
     return tmp_path / "cache"
-
-
-def open_store(root: Path, cache: Path, on_bad_image: str = "error", size: int = SIZE) -> ImageStore:
-    return ImageStore.open(table_of(root), size=size, cache_dir=cache, on_bad_image=on_bad_image)
 
 
 def test_row_i_holds_the_pixels_of_file_i_read_only(faces: Path, cache: Path) -> None:
@@ -175,10 +154,10 @@ def test_unchanged_files_are_never_decoded_again(
     if moved:
         faces = faces.rename(faces.with_name("elsewhere"))
 
-    def refuse(path: Path) -> Image.Image:
-        raise AssertionError(f"decoded {path} again")
+    def refuse(content: bytes) -> Image.Image:
+        raise AssertionError("decoded again")
 
-    monkeypatch.setattr(store_module, "decode", refuse)
+    monkeypatch.setattr(store_building, "decode_bytes", refuse)
     again = open_store(faces, cache)
     assert again.path == first.path
     assert again.content_fingerprint == first.content_fingerprint
@@ -203,6 +182,19 @@ def test_the_fingerprint_follows_the_pixels_not_the_place(faces: Path, cache: Pa
     for number in range(5):
         os.utime(moved / f"{number}.png", ns=(0, number))
     assert open_store(moved, tmp_path / "other cache").content_fingerprint == first
+
+
+def test_an_image_file_beyond_the_allowed_size_is_a_fault_and_is_not_held_in_memory(
+    faces: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (decode_module, content_hashes):
+        monkeypatch.setattr(module, "MAX_BYTES", 10_000)
+    (faces / "1.png").write_bytes((faces / "1.png").read_bytes() + b"\0" * 10_000)
+    store = open_store(faces, cache, "skip")
+    assert store.bad.tolist() == [1]
+    assert content_hashes.read_content(faces / "1.png", keep=True).data is None
+    with pytest.raises(ImageFault, match=r"bytes are more than the allowed 10,000"):
+        decode(faces / "1.png")
 
 
 def test_all_bad_images_come_in_one_report(faces: Path, cache: Path) -> None:
@@ -282,7 +274,7 @@ def test_damaged_bytes_give_rgb_or_a_fault_and_nothing_else(
         assert image.mode == "RGB"
 
 
-@pytest.mark.parametrize("damage", ["truncate array", "remove facts", "break facts", "other array"])
+@pytest.mark.parametrize("damage", ["truncate array", "remove array", "remove facts", "break facts", "other array"])
 def test_a_damaged_store_is_made_anew(faces: Path, cache: Path, damage: str) -> None:
     first = open_store(faces, cache)
     path, expected = first.path, first.images.copy()
@@ -291,6 +283,8 @@ def test_a_damaged_store_is_made_anew(faces: Path, cache: Path, damage: str) -> 
         path.write_bytes(path.read_bytes()[:-100])
     elif damage == "other array":
         np.save(path, np.zeros(3))
+    elif damage == "remove array":
+        path.unlink()
     elif damage == "remove facts":
         path.with_suffix(".json").unlink()
     else:
@@ -305,8 +299,8 @@ import numpy as np
 from fer.data.index import SampleTable
 from fer.data import store
 from fer.errors import ConfigError
-built, create = [], store._create
-store._create = lambda *arguments: (built.append(1), create(*arguments))
+built, build = [], store.build
+store.build = lambda *arguments: (built.append(1), build(*arguments))[1]
 root, cache, limit = Path(sys.argv[1]), sys.argv[2] or None, int(sys.argv[3])
 if limit:
     import resource
@@ -335,7 +329,8 @@ def test_processes_that_open_a_store_at_the_same_time_build_it_once(faces: Path,
     assert sorted(built for _, built, _ in outputs) == ["0", "0", "1"]
     store = open_store(faces, cache)
     assert outputs[0][0] == store.content_fingerprint
-    assert sorted(path.name for path in cache.iterdir()) == [store.path.with_suffix(".json").name, store.path.name]
+    left = {path.name for path in cache.iterdir() if not path.name.startswith("content-hashes-")}
+    assert left == {store.path.with_suffix(".json").name, store.path.name}
 
 
 def test_without_a_cache_folder_the_store_lives_as_long_as_its_process(faces: Path, cache: Path) -> None:
@@ -348,8 +343,9 @@ def test_without_a_cache_folder_the_store_lives_as_long_as_its_process(faces: Pa
 def test_building_says_how_far_it_is(
     faces: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(store_module, "_SECONDS_BETWEEN_LINES", 0)
-    monkeypatch.setattr(store_module, "_BLOCK", 2)
+    monkeypatch.setattr(store_building, "_SECONDS_BETWEEN_LINES", 0)
+    monkeypatch.setattr(store_building, "BLOCK", 2)
+    monkeypatch.setattr(store_files, "BLOCK", 2)
     with caplog.at_level("INFO"):
         open_store(faces, cache)
     said = [record.message for record in caplog.records]
@@ -386,12 +382,3 @@ def test_a_store_travels_to_workers_by_its_path(tmp_path: Path, faces: Path, cac
 def test_unknown_settings_are_refused(faces: Path, cache: Path, size: int, on_bad_image: str, key: str) -> None:
     with pytest.raises(ValueError, match=key):
         open_store(faces, cache, on_bad_image, size)
-
-
-def test_what_a_killed_builder_left_is_removed_by_the_next(faces: Path, cache: Path) -> None:
-    made = open_store(faces, cache).path
-    left = cache / f".{made.name}.0123abcd.unfinished"
-    left.write_bytes(b"half")
-    made.unlink()
-    open_store(faces, cache)
-    assert not left.exists() and made.exists()

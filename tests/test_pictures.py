@@ -29,6 +29,7 @@ from fer.cam_record import read_cam_records
 from fer.data.shown_faces import evenly_spread, shown_test_faces, shown_wrong_labels
 from fer.drawing import confusion_matrix, rows_of_images
 from fer.errors import ConfigError
+from fer.finished_run import trained
 from fer.methods.explanation import explain, pooled_features
 from fer.runs import RunFolder
 

@@ -83,6 +83,7 @@ def check(arguments: argparse.Namespace) -> None:
         size=config.data.store_size,
         cache_dir=config.cache_dir if config.image_cache else None,
         on_bad_image=config.data.on_bad_image,
+        thorough=True,
     )
     say(_summary(table))
     _show(_counts(table, None))
@@ -90,6 +91,7 @@ def check(arguments: argparse.Namespace) -> None:
         say(f"warning: {warning}")
     say(_changed(table, given))
     say(f"decoded images in {store.path}, fingerprint {store.content_fingerprint}")
+    say(f"read all {len(table.paths):,} image files in full and compared all decoded pixels with the fingerprint")
 
 
 def stats(arguments: argparse.Namespace) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import stat
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +18,8 @@ MAX_EDGE = 2048
 """Longest edge of stored images and of views, in pixels."""
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 """Formats that are opened, by the content of a file. Pillow knows others that start programs, such as EPS."""
+MAX_BYTES = 1 << 30
+"""Size of an image file; ``MAX_PIXELS`` need less in every common format."""
 _ORIENTATION = 0x0112
 _BROKEN_READ = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT}
 
@@ -45,6 +49,24 @@ def file_state(path: Path) -> os.stat_result:
     return state
 
 
+def open_file(path: Path) -> IO[bytes]:
+    """Open a regular file for reading, unbuffered; a pipe that takes its place meanwhile does not make this wait.
+
+    Raises:
+        FileFault: the file is missing, is none, or cannot be read.
+    """
+    file_state(path)
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        stream = os.fdopen(descriptor, "rb", buffering=0)
+    except OSError as error:
+        raise FileFault(f"cannot be read ({error.strerror})") from error
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        stream.close()
+        raise FileFault("not a file but a device or a pipe")
+    return stream
+
+
 def decode(path: Path) -> Image.Image:
     """The picture as an upright 8-bit RGB image of PIL.
 
@@ -53,16 +75,38 @@ def decode(path: Path) -> Image.Image:
 
     Raises:
         FileFault: the file is missing or cannot be read.
-        ImageFault: it is empty, damaged, no image, or has more than ``MAX_PIXELS`` pixels.
+        ImageFault: it is empty, damaged, no image, or has more than ``MAX_PIXELS`` pixels or ``MAX_BYTES`` bytes.
     """
-    if not file_state(path).st_size:
-        raise ImageFault("empty")
+    check_size(file_state(path).st_size)
     try:
         stream = path.open("rb")
     except OSError as error:
         raise FileFault(f"cannot be read ({error.strerror})") from error
+    with stream:
+        return _decode(stream)
+
+
+def decode_bytes(content: bytes) -> Image.Image:
+    """``decode`` for the content of a file, without the faults of the file itself."""
+    check_size(len(content))
+    return _decode(io.BytesIO(content))
+
+
+def check_size(size: int) -> None:
+    """Refuse an empty or too large image file.
+
+    Raises:
+        ImageFault: saying which.
+    """
+    if not size:
+        raise ImageFault("empty")
+    if size > MAX_BYTES:
+        raise ImageFault(f"{size:,} bytes are more than the allowed {MAX_BYTES:,}")
+
+
+def _decode(stream: IO[bytes]) -> Image.Image:
     try:
-        with stream, Image.open(stream, formats=FORMATS) as image:
+        with Image.open(stream, formats=FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise ImageFault(f"{image.width} x {image.height} pixels are more than the allowed {MAX_PIXELS:,}")
             return _to_rgb(image)

@@ -26,7 +26,15 @@ class PreparedData(NamedTuple):
     store: ImageStore
 
 
-def prepare(read: Reader, noise: Noise, *, size: int, cache_dir: str | Path | None, on_bad_image: str) -> PreparedData:
+def prepare(
+    read: Reader,
+    noise: Noise,
+    *,
+    size: int,
+    cache_dir: str | Path | None,
+    on_bad_image: str,
+    thorough: bool = False,
+) -> PreparedData:
     """Read a data set, apply the noise and decode the images; the settings are those of ``ImageStore.open``.
 
     Raises:
@@ -40,7 +48,7 @@ def prepare(read: Reader, noise: Noise, *, size: int, cache_dir: str | Path | No
         if table.partial:
             refuse(table, find_faults(table), on_bad_image)
         else:
-            store = ImageStore.open(table, size=size, cache_dir=cache_dir, on_bad_image=on_bad_image)
+            store = ImageStore.open(table, size=size, cache_dir=cache_dir, on_bad_image=on_bad_image, thorough=thorough)
     faults.report(table.root)
     return PreparedData(table, given, store)
 
