@@ -23,7 +23,7 @@ def _predict(cfg: DictConfig) -> None:
             raise ConfigError("images is missing; give photographs as images=FILE, images=FOLDER or images='PATTERN'")
         from fer.inference.prediction_job import PredictionJob
 
-        options = OmegaConf.to_container(cfg)
+        options = OmegaConf.to_container(cfg, resolve=True)
         assert isinstance(options, dict)
         options["images"] = [options["images"]] if isinstance(options["images"], str) else options["images"]
         options["run_folder"] = options.pop("run")
