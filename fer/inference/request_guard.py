@@ -22,8 +22,8 @@ LARGEST_UPLOAD = 20 * 2**20
 _LARGEST_CALL = 2**20
 _READS = ("GET", "HEAD")
 _FILE = "/gradio_api/file="
-# Gradio would believe these, but the Host header says who is asked.
-_BELIEVED = (b"x-forwarded-host", b"x-gradio-server")
+# Gradio would believe the first two, though the Host header says who is asked, and fails on some ranges.
+_LEFT_OUT = (b"x-forwarded-host", b"x-gradio-server", b"range")
 _FOREIGN = "Only pages of this server may ask for this."
 
 
@@ -48,7 +48,7 @@ class Route:
 # app_id: an open page asks for it after the connection was lost.
 ROUTES = (
     Route(r"/|/theme\.css|/favicon\.ico|/gradio_api/app_id"),
-    Route(r"/(assets|static)/[\w@.-]+(/[\w@.-]+)*"),
+    Route(r"/(assets|static)(/[\w@.-]{1,100}){1,9}"),
     Route(re.escape(_FILE) + "/.+"),
     Route(r"/gradio_api/heartbeat/[\w-]{1,64}", ("GET",)),
     Route("/gradio_api/upload_progress", ("GET",), {"upload_id": _is_id}),
@@ -127,7 +127,7 @@ class RequestGuard:
         if route is None:
             raise Refused(404, "Not found.")
         passed = dict(scope) | {"query_string": _query(route, scope)}
-        passed["headers"] = [(key, value) for key, value in scope["headers"] if key not in _BELIEVED]
+        passed["headers"] = [(key, value) for key, value in scope["headers"] if key not in _LEFT_OUT]
         if not route.is_upload:
             content = _rebuilt(route, content)
             body.replace(content)
