@@ -20,7 +20,7 @@ def _demo(cfg: DictConfig) -> None:
     with reported("fer-demo"):
         from fer.inference.demo_server import Demo
 
-        options = OmegaConf.to_container(cfg)
+        options = OmegaConf.to_container(cfg, resolve=True)
         assert isinstance(options, dict)
         options["run_folder"] = options.pop("run")
         Demo(**{str(key): value for key, value in options.items()}).run()

@@ -24,7 +24,7 @@ from fer.config import compose
 
 PROJECT = Path(__file__).resolve().parent.parent
 USE_RANKS = ("test_batch_norm.py", "test_distributed.py", "test_methods_on_ranks.py")
-START_ONCE = ("test_sweep.py", "test_web_demo.py")
+START_ONCE = ("test_demo_strangers.py", "test_markup.py", "test_sweep.py", "test_web_demo.py")
 FOR_PROCESSES = "COVERAGE_PROCESS_CONFIG"
 """Makes coverage trace processes that start."""
 CHOICES = {"method": "eac", "backbone": "tiny", "data": "folder", "noise": "symmetric"}

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import os
-import re
 import shutil
-import signal
 import socket
 import subprocess
 import sys
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pytest
 from conftest import CHOICES, PROJECT
+from demo_pages import LOOPBACK, Server, start
 from photographs import Pasted, photograph
 
 from fer import launch
@@ -32,54 +27,6 @@ from fer.runs import RunFolder
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 PLACES = [Pasted((150, 200), 180, 0), Pasted((450, 260), 140, 25)]
-# Loaded by the server's Python before anything else: writes down to whom it connects and whom it looks up.
-EARS = """
-import os, sys
-
-def hear(event, arguments):
-    if event in ("socket.connect", "socket.getaddrinfo"):
-        with open(os.environ["HEARD"], "a") as stream:
-            print(arguments[1][0] if event == "socket.connect" else arguments[0], file=stream)
-
-sys.addaudithook(hear)
-"""
-LOOPBACK = {"127.0.0.1", "localhost", "::1"}
-
-
-class Server(NamedTuple):
-    """A running fer-demo."""
-
-    process: subprocess.Popen[bytes]
-    url: str
-    temporary: Path
-    heard: Path
-    log: Path
-
-    def end(self) -> int:
-        """The exit status after Ctrl-C."""
-        self.process.send_signal(signal.SIGINT)
-        return self.process.wait(timeout=60)
-
-
-def start(run: RunFolder, folder: Path) -> Server:
-    for name in ("temporary", "ears"):
-        (folder / name).mkdir(parents=True)
-    (folder / "ears" / "sitecustomize.py").write_text(EARS)
-    environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join([str(folder / "ears"), str(PROJECT)]),
-        "HEARD": str(folder / "heard"),
-        "TMPDIR": str(folder / "temporary"),
-    }
-    log = folder / "log"
-    command = [sys.executable, "-m", "fer.web_demo", f"run={run.path}", "port=0", "accelerator=cpu"]
-    with log.open("w") as stream:
-        process = subprocess.Popen(command, cwd=folder, env=environment, stdout=stream, stderr=subprocess.STDOUT)
-    while process.poll() is None:
-        if found := re.search(r"^http://127\.0\.0\.1:\d+", log.read_text(), re.MULTILINE):
-            return Server(process, found[0], folder / "temporary", folder / "heard", log)
-        time.sleep(0.1)
-    raise AssertionError(log.read_text())
 
 
 @pytest.fixture(scope="module")
@@ -104,6 +51,7 @@ def browser() -> Iterator[Any]:
         pytest.skip("needs chromium, chromium-browser or google-chrome")
     api = pytest.importorskip("playwright.sync_api", reason="needs pip install playwright, without its browsers")
     arguments = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+    arguments += ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
     with api.sync_playwright() as playwright:
         yield playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
 
@@ -111,7 +59,7 @@ def browser() -> Iterator[Any]:
 @pytest.fixture
 def page(browser: Any, server: Server) -> Iterator[Any]:
     """The page in a browser of its own; it may have asked nobody but the server, and nor may the server."""
-    context = browser.new_context(viewport={"width": 1280, "height": 900})
+    context = browser.new_context(viewport={"width": 1280, "height": 900}, permissions=["camera"])
     context.set_default_timeout(60_000)
     asked: list[str] = []
     context.on("request", lambda request: asked.append(request.url))
@@ -123,6 +71,25 @@ def page(browser: Any, server: Server) -> Iterator[Any]:
     assert len(asked) > 10
     assert {url for url in asked if not url.startswith((server.url, "data:", "blob:"))} == set()
     assert {*server.heard.read_text().split()} <= LOOPBACK
+
+
+STRANGE_NAMES = (
+    "<img src=x onerror=document.title='owned'>",
+    "**bold** [a](javascript:alert(1))",
+    "$x$ ${1+1} {{1+1}}",
+)
+
+
+@pytest.fixture(scope="module")
+def strange_run(overrides: list[str], shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    """A run whose classes and folder have names with markup."""
+    root = tmp_path_factory.mktemp("strange")
+    for split in ("train", "test"):
+        for name, strange in zip(("bar", "disc", "line"), STRANGE_NAMES, strict=True):
+            shutil.copytree(shapes / split / name, root / "data" / split / strange)
+    folder = root / "<b>${1+1} {{1+1}} **b** $x$ _e_" / "[a](javascript:alert(1)) `c`"
+    launch.run(compose([*overrides, f"data.root={root / 'data'}"]), folder, CHOICES)
+    return RunFolder(folder)
 
 
 def upload(page: Any, file: Path) -> None:
@@ -188,25 +155,46 @@ def test_what_cannot_be_read_is_told_on_the_page_and_the_next_picture_is_taken(
     assert server.log.read_text() == printed, "no traceback"
 
 
-def test_uploads_are_limited(server: Server) -> None:
-    body = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\n\r\n%b\r\n--x--\r\n'
-    headers = {"Content-Type": "multipart/form-data; boundary=x"}
-    url = f"{server.url}/gradio_api/upload"
-    assert urllib.request.urlopen(urllib.request.Request(url, body % b"small", headers)).status == 200
-    with pytest.raises(urllib.error.HTTPError, match="413"):
-        urllib.request.urlopen(urllib.request.Request(url, body % bytes(21 * 2**20), headers))
+def test_the_camera_takes_a_photo(page: Any) -> None:
+    page.get_by_label("a face cut out already").check()
+    page.get_by_label("Capture from camera").click()
+    page.get_by_text("Click to Access Webcam").click()
+    page.wait_for_function("document.querySelector('video')?.videoWidth > 0")
+    page.get_by_label("capture photo").click()
+    page.get_by_text("CAM of").wait_for()
+    assert len(probabilities(page)) == 3
 
 
-def test_no_file_of_the_server_is_read_that_was_not_uploaded(server: Server, shapes: Path) -> None:
-    picture = {"path": str(shapes / "test" / "bar" / "000.png"), "meta": {"_type": "gradio.FileData"}}
-    call = {"data": [picture, True, True], "fn_index": 0, "session_hash": "stranger", "trigger_id": 1}
-    headers = {"Content-Type": "application/json"}
-    api = f"{server.url}/gradio_api/queue"
-    urllib.request.urlopen(urllib.request.Request(f"{api}/join", json.dumps(call).encode(), headers)).close()
-    with urllib.request.urlopen(f"{api}/data?session_hash=stranger", timeout=60) as answers:
-        (answer,) = (line for line in answers if b"process_completed" in line)
-    assert json.loads(answer.removeprefix(b"data: "))["success"] is False
-    assert b"it was not uploaded by a user" in answer
+def test_names_with_markup_are_text(browser: Any, strange_run: RunFolder, shapes: Path, tmp_path: Path) -> None:
+    started = start(strange_run, tmp_path / "server")
+    try:
+        page = browser.new_page()
+        dialogs: list[str] = []
+        page.on("dialog", lambda dialog: (dialogs.append(dialog.message), dialog.dismiss()))
+        page.goto(started.url)
+        page.get_by_text(f"by {strange_run.path.parent.name}/{strange_run.path.name}", exact=True).wait_for()
+        photograph(PLACES).save(tmp_path / "group.png")
+        upload(page, tmp_path / "group.png")
+        page.get_by_role("radio").nth(1).wait_for()
+        seen = probabilities(page)
+        assert {*seen} == {*STRANGE_NAMES}
+        for bar_label in STRANGE_NAMES:
+            assert page.get_by_text(bar_label, exact=True).first.inner_text() == bar_label
+        best = max(seen, key=lambda name: seen[name])
+        assert page.get_by_text(f"CAM of {best}", exact=True).inner_text() == f"CAM of {best}"
+        assert page.get_by_text(f"1: {best} {100 * seen[best]:.0f} %", exact=True).count() == 1
+        name = "<img src=x onerror=document.title='owned'> **b** $x$ ${1+1} {{1+1}}.png"
+        (tmp_path / name).write_text("Dear reader")
+        upload(page, tmp_path / name)
+        page.get_by_text(f"{name}: not an image in a known format").wait_for()
+        page.get_by_label("a face cut out already").check()
+        upload(page, shapes / "test" / "disc" / "000.png")
+        page.get_by_role("heading", level=2).nth(1).wait_for()
+        assert page.get_by_role("heading", level=2).nth(1).inner_text() in STRANGE_NAMES
+        assert page.title() == "fer-demo" and dialogs == []
+        assert page.locator("img[src=x], a[href^=javascript], strong, b, em, .katex").count() == 0
+    finally:
+        started.end()
 
 
 def test_ctrl_c_ends_it_under_an_open_page_and_no_file_is_left(page: Any, server: Server, shapes: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import partial
 
 import lightning.pytorch as L
@@ -39,8 +40,21 @@ def _show(trainer: L.Trainer) -> None:
     for writer in writers(trainer):
         for file in files:
             text = file.read_text(encoding="utf-8")
-            writer.add_text(file.name, f"```\n{text}```", trainer.current_epoch)
+            writer.add_text(file.name, verbatim(text), trainer.current_epoch)
         writer.add_custom_scalars({
             category: {name: ["Multiline", tags] for name, tags in charts.items()}
             for category, charts in _CHARTS.items()
         })  # fmt: skip
+
+
+def verbatim(text: str) -> str:
+    """Put a text between fences longer than any in it: TensorBoard would take it for Markdown, with links and pictures.
+
+    Control characters other than line ends become U+FFFD: the Markdown that TensorBoard uses keeps some for itself.
+    """
+    lines = [
+        "".join(character if character.isprintable() or character == "\t" else "\ufffd" for character in line)
+        for line in text.splitlines()
+    ]
+    fence = "`" * (1 + max([2, *map(len, re.findall("`+", text))]))
+    return "\n".join([fence, *lines, fence])

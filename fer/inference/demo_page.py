@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from html import escape
 from math import hypot
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import gradio as gr
 import numpy as np
@@ -19,11 +19,16 @@ from fer.inference.classified import ClassifiedFace, classify
 from fer.inference.drawing import draw_faces
 from fer.inference.faces import FaceDetector
 from fer.inference.model import Model, Template
+from fer.inference.page_calls import LOOK, PICK, SHOW, printable
 from fer.inference.photographs import Scene, SceneReader
+from fer.inference.uploads import find_upload
 
 _WELCOME = "Drop a photo, or take one with the camera: its faces appear here."
 _NO_FACE = "No face was found. If the picture is a face cut out already, say so below the photo."
+_NO_UPLOAD = "This picture was not uploaded, or is too old. Choose it again."
 _HEIGHT = 360
+# Calls that wait; more are refused.
+_MOST_WAITING = 64
 _LONGEST_EDGE = 1600
 _FACE_EDGE = 256
 # How often old files are looked for, and how old they may become, in seconds.
@@ -63,24 +68,36 @@ class DemoPage:
         model: classifies the faces, one photograph after the other.
         template: where landmarks lie in its faces, (5, 2) in units of their edge.
         detector: finds faces.
+        folder: where uploads lie; no other file is read.
         title: names the model on the page.
         show_cam: whether maps are shown at first.
     """
 
     style = _STYLE
 
-    def __init__(self, model: Model, template: Template, detector: FaceDetector, *, title: str, show_cam: bool) -> None:
+    def __init__(
+        self,
+        model: Model,
+        template: Template,
+        detector: FaceDetector,
+        folder: Path,
+        *,
+        title: str,
+        show_cam: bool,
+    ) -> None:
         self._model = model
+        self._folder = folder
         self._read_photograph = SceneReader(model.image_size, template, detector, keep_photographs=True)
         self._read_face = SceneReader(model.image_size, template, None)
         with gr.Blocks(title="fer-demo", delete_cache=_FORGET) as self.blocks:
-            gr.Markdown(f"## Expressions of faces <small>by {escape(title)}</small>")
+            gr.HTML(f"<h2>Expressions of faces <small>by {escape(title)}</small></h2>")
             with gr.Row():
                 with gr.Column(scale=2):
                     self._lay_out_input(show_cam)
                 with gr.Column(scale=3):
                     self._lay_out_answer()
             self._connect()
+        self.blocks.queue(max_size=_MOST_WAITING)
 
     def _lay_out_input(self, show_cam: bool) -> None:
         self._photo = gr.Image(label="Photo", type="filepath", height=_HEIGHT, buttons=[])
@@ -102,7 +119,7 @@ class DemoPage:
 
     def _connect(self) -> None:
         details = [self._bars, self._face, self._cam]
-        gr.on(
+        look = gr.on(
             [self._photo.input, self._is_face.input, self._with_cam.input],
             self._look,
             [self._photo, self._is_face, self._with_cam],
@@ -111,16 +128,31 @@ class DemoPage:
             trigger_mode="always_last",
             api_visibility="private",
         )
-        self._picker.input(self._show, [self._found, self._picker], details, api_visibility="private")
-        self._picture.select(self._pick, self._found, [self._picker, *details], api_visibility="private")
+        show = self._picker.input(
+            self._show_picked,
+            [self._found, self._picker],
+            details,
+            preprocess=False,  # Gradio would log a number that is none of the choices as an error of ours.
+            api_visibility="private",
+        )
+        pick = self._picture.select(self._pick, self._found, [self._picker, *details], api_visibility="private")
+        assert [event["id"] for event in (look, show, pick)] == [LOOK, SHOW, PICK]
 
-    def _look(self, photo: dict[str, Any] | None, is_face: bool, with_cam: bool) -> dict[Any, Any]:
-        """Read a photograph, or another one, or the same in another way."""
+    def _look(self, photo: object, is_face: bool, with_cam: bool) -> dict[Any, Any]:
+        """Read a photograph, or another one, or the same in another way.
+
+        Args:
+            photo: whatever a client sends.
+        """
         if photo is None:
             return self._nothing(_WELCOME)
-        scene = (self._read_face if is_face else self._read_photograph)(Path(photo["path"]))
+        sent = cast(dict[str, object], photo) if isinstance(photo, dict) else {}
+        path = find_upload(self._folder, sent.get("path"))
+        if path is None:
+            return self._nothing(_NO_UPLOAD, "fault") | {self._photo: None}
+        scene = (self._read_face if is_face else self._read_photograph)(path)
         if scene.fault:
-            fault = f"{photo['orig_name'] or 'This picture'}: {scene.fault}. Choose another."
+            fault = f"{printable(sent.get('orig_name')) or 'This picture'}: {scene.fault}. Choose another."
             return self._nothing(fault, "fault") | {self._photo: None}
         ((_, faces),) = classify(self._model, [scene], with_cam=with_cam)
         if not faces:
@@ -165,7 +197,15 @@ class DemoPage:
             self._cam: gr.Image(heat, label=f"CAM of {face.expression}", visible=heat is not None),
         }
 
-    def _pick(self, found: Findings, click: gr.SelectData) -> dict[Any, Any]:
+    def _show_picked(self, found: Findings | None, number: int) -> dict[Any, Any]:
+        """Show a face by its number; nothing happens where it has none, as on a page that has been open too long."""
+        if found is None or not 0 <= number < len(found.faces):
+            return cast(dict[Any, Any], gr.skip())
+        return self._show(found, number)
+
+    def _pick(self, found: Findings | None, click: gr.SelectData) -> dict[Any, Any]:
+        if found is None:
+            return cast(dict[Any, Any], gr.skip())
         number = found.nearest(*click.index)
         return {self._picker: number, **self._show(found, number)}
 

@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
+import logging
 import os
-import signal
 import socket
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from fer.errors import ConfigError
 from fer.inference.faces import FaceDetector
+from fer.inference.host_names import HostNames
 from fer.inference.open_model import open_model
+from fer.inference.uploads import temporary_folder
 
 if TYPE_CHECKING:
     from fer.inference.demo_page import DemoPage
 
-_LARGEST_UPLOAD = "20mb"
 _SECONDS_TO_END = 1
+# A call of the page that is being computed may still write a picture.
+_SECONDS_FOR_CALLS = 10
+# Whose faces are kept; the page of another one finds none when a face is picked on it.
+_MOST_SESSIONS = 200
 # Gradio reads these when it is imported. The page works offline and nobody hears of it.
 _ENVIRONMENT = {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_OFFLINE": "1"}
 # Browsers obey: whatever the page may ask of another host, now or in a later version of Gradio, is not sent.
@@ -43,21 +49,24 @@ class Demo:
     accelerator: str
     least_score: float
     cam: bool
+    allowed_hosts: list[str] = field(default_factory=list)
 
     def run(self) -> None:
-        """Serve until Ctrl-C, or SIGTERM."""
+        """Serve until Ctrl-C, SIGTERM or SIGHUP."""
         if find_spec("gradio") is None:
             raise ConfigError('the page needs more packages: pip install "fer[demo]"')
         with _listening(self.host, self.port) as listener:
+            hosts = HostNames(self.host, listener.getsockname()[0], self.allowed_hosts)
             model = open_model(self.run_folder, self.model, self.accelerator)
             detector = FaceDetector(self.least_score)
             template = model.face_template(detector)
-            with _temporary_files():
+            with temporary_folder() as folder, _calls_awaited():
+                os.environ.update(_ENVIRONMENT, GRADIO_TEMP_DIR=str(folder))
                 from fer.inference.demo_page import DemoPage
 
-                page = DemoPage(model, template, detector, title=self._title(), show_cam=self.cam)
+                page = DemoPage(model, template, detector, folder, title=self._title(), show_cam=self.cam)
                 print(f"{_address(listener)}  shows {self._title()}; Ctrl-C ends it", flush=True)
-                _serve(page, listener)
+                _serve(page, listener, hosts, folder)
 
     def _title(self) -> str:
         """The last parts of the path, which name a run by its content."""
@@ -87,27 +96,35 @@ def _address(listener: socket.socket) -> str:
 
 
 @contextmanager
-def _temporary_files() -> Iterator[None]:
-    """A folder for what is sent to the page and drawn for it, removed in the end, at SIGTERM too."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    with TemporaryDirectory(prefix="fer-demo-") as folder:
-        os.environ.update(_ENVIRONMENT, GRADIO_TEMP_DIR=folder)
+def _calls_awaited() -> Iterator[None]:
+    """Wait in the end for threads that compute: they would write to the folder that is being removed."""
+    before = {*threading.enumerate()}
+    try:
         yield
+    finally:
+        latest = time.monotonic() + _SECONDS_FOR_CALLS
+        for thread in {*threading.enumerate()} - before:
+            thread.join(max(0.0, latest - time.monotonic()))
 
 
-def _serve(page: DemoPage, listener: socket.socket) -> None:
+def _serve(page: DemoPage, listener: socket.socket, hosts: HostNames, folder: Path) -> None:
     import gradio
     import uvicorn
     from fastapi import FastAPI
 
+    from fer.inference.request_guard import LARGEST_UPLOAD, RequestGuard
+
+    # It would complain of every body that it cannot read.
+    logging.getLogger("python_multipart").setLevel(logging.CRITICAL)
     # Otherwise Gradio would take any path of this machine that a browser names for a picture that was uploaded.
     page.blocks.has_launched = True
+    page.blocks.state_session_capacity = _MOST_SESSIONS
     app = gradio.mount_gradio_app(
         FastAPI(openapi_url=None),
         page.blocks,
         path="/",
         css=page.style,
-        max_file_size=_LARGEST_UPLOAD,
+        max_file_size=LARGEST_UPLOAD,
         footer_links=[],
         run_history=False,
         enable_monitoring=False,
@@ -115,9 +132,9 @@ def _serve(page: DemoPage, listener: socket.socket) -> None:
         mcp_server=False,
     )
     config = uvicorn.Config(
-        app,
+        RequestGuard(app, hosts, folder),
         log_level="critical",  # Browsers that are cut off in the end would be reported as errors.
-        headers=[("Content-Security-Policy", _ONLY_THIS_HOST)],
+        headers=[("Content-Security-Policy", _ONLY_THIS_HOST), ("X-Content-Type-Options", "nosniff")],
         timeout_graceful_shutdown=_SECONDS_TO_END,
     )
     uvicorn.Server(config).run(sockets=[listener])

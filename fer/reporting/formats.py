@@ -44,7 +44,9 @@ def terminal(document: Document) -> str:
 
 
 def markdown(document: Document) -> str:
-    return "\n".join([*map(_markdown_grid, document.grids), *(f"- {_markdown(note)}" for note in document.notes), ""])
+    return "\n".join(
+        [*map(_markdown_grid, document.grids), *(f"- {_markdown_line(note)}" for note in document.notes), ""]
+    )
 
 
 def _markdown_grid(grid: Grid) -> str:
@@ -55,8 +57,17 @@ def _markdown_grid(grid: Grid) -> str:
 
 
 def _markdown(text: str) -> str:
+    """Escape what Markdown, GitHub's with its mathematics and HTML included, would take for more than text.
+
+    Of brackets these are the closing ones that could end the text of a link or begin its address.
+    """
     text = html_text.escape(" ".join(text.split()), quote=False)
-    return re.sub(r"[\\`*|]|(?<!\w)_|_(?!\w)", r"\\\g<0>", text)
+    return re.sub(r"[\\`*|~$]|\](?=[\[(:])|(?<![^\W_])_|_(?![^\W_])", r"\\\g<0>", text)
+
+
+def _markdown_line(text: str) -> str:
+    """As ``_markdown``, for the beginning of a line, where ``#``, ``1.`` or ``[x]`` would mean something."""
+    return re.sub(r"^(\d*)([#+=.)-]|\[(?=[ xX]\]))", r"\1\\\2", _markdown(text))
 
 
 def latex(document: Document) -> str:
