@@ -19,16 +19,19 @@ def _demo(cfg: DictConfig) -> None:
     log_to_terminal()
     with reported("fer-demo"):
         from fer.inference.demo_server import Demo
+        from fer.kept_config import ReadingOptions
 
         options = OmegaConf.to_container(cfg, resolve=True)
         assert isinstance(options, dict)
         options["run_folder"] = options.pop("run")
+        options["reading"] = ReadingOptions.of(options)
+        del options["trust"], options["cache_dir"]
         Demo(**{str(key): value for key, value in options.items()}).run()
 
 
 def main() -> None:
     """Runs until Ctrl-C, and then exit status 0; 2 for what cannot be shown, before anything is served."""
-    quote_paths("run", "model")
+    quote_paths("run", "model", "cache_dir")
     with composition_reported("fer-demo", "demo"), suppress(KeyboardInterrupt):
         _demo()
 

@@ -19,6 +19,8 @@ from fer.inference.faces import FaceDetector
 from fer.inference.host_names import HostNames
 from fer.inference.open_model import open_model
 from fer.inference.uploads import temporary_folder
+from fer.kept_config import ReadingOptions
+from fer.terminal import say
 
 if TYPE_CHECKING:
     from fer.inference.demo_page import DemoPage
@@ -50,6 +52,8 @@ class Demo:
     least_score: float
     cam: bool
     allowed_hosts: list[str] = field(default_factory=list)
+    reading: ReadingOptions | None = None
+    """How the run's configuration is read."""
 
     def run(self) -> None:
         """Serve until Ctrl-C, SIGTERM or SIGHUP."""
@@ -57,7 +61,7 @@ class Demo:
             raise ConfigError('the page needs more packages: pip install "fer[demo]"')
         with _listening(self.host, self.port) as listener:
             hosts = HostNames(self.host, listener.getsockname()[0], self.allowed_hosts)
-            model = open_model(self.run_folder, self.model, self.accelerator)
+            model = open_model(self.run_folder, self.model, self.accelerator, self.reading)
             detector = FaceDetector(self.least_score)
             template = model.face_template(detector)
             with temporary_folder() as folder, _calls_awaited():
@@ -65,7 +69,7 @@ class Demo:
                 from fer.inference.demo_page import DemoPage
 
                 page = DemoPage(model, template, detector, folder, title=self._title(), show_cam=self.cam)
-                print(f"{_address(listener)}  shows {self._title()}; Ctrl-C ends it", flush=True)
+                say(f"{_address(listener)}  shows {self._title()}; Ctrl-C ends it")
                 _serve(page, listener, hosts, folder)
 
     def _title(self) -> str:
