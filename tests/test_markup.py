@@ -28,6 +28,7 @@ from fer.callbacks.run_card import RunCard
 from fer.config import compose
 from fer.reporting import formats
 from fer.reporting.document import Document, Entry, Grid
+from fer.visible_text import visible_name
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 MARKUP = (
@@ -37,6 +38,11 @@ MARKUP = (
     "tab\tand\nline\r\n```\n# h",
 )
 RENDERED = "img[src=x], img[src*='192.0.2.1'], a[href*=alert], a[href*='192.0.2.1'], .katex, mjx-container"
+
+
+def class_name(markup: str) -> str:
+    """The text as a folder may be called, and in one line, which the names of classes must be."""
+    return " ".join(markup.replace("/", "\u2215").split())
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +78,7 @@ def strange_run(overrides: list[str], shapes: Path, tmp_path_factory: pytest.Tem
     for split in ("train", "test"):
         for number, name in enumerate(MARKUP):
             source = shapes / split / ("bar", "disc", "line")[number % 3]
-            shutil.copytree(source, root / "data" / split / name.replace("/", "\u2215"))
+            shutil.copytree(source, root / "data" / split / class_name(name))
     folder = root / "[a](javascript:alert(1)) <img src=x>" / "**run**"
     options = [f"data.root={root / 'data'}", "logger=tensorboard"]
     launch.run(compose([*overrides, *options]), folder, CHOICES)
@@ -89,7 +95,7 @@ def test_an_html_report_with_figures_shows_names_as_text(page: Any, strange_run:
     page.goto(file.as_uri())
     fields = [" ".join(text.split()) for text in page.locator("td").all_inner_texts()]
     for method in MARKUP:
-        assert " ".join(method.split()) in fields
+        assert " ".join(visible_name(method).split()) in fields
     assert "<img src=x>" in page.locator("ul").inner_text()
     assert page.locator("figure img").count() > 3
     assert page.locator("td *, th *, li *").evaluate_all("found => found.filter(e => e.tagName != 'B').length") == 0
@@ -150,14 +156,13 @@ def test_configuration_and_stamp_are_shown_as_they_are(text: str, tmp_path: Path
     assert plain.strip("\n") == re.sub("[\x02\x03]", "\ufffd", text).strip("\n")
 
 
-def test_the_projector_reads_names_with_tabs_and_line_ends(strange_run: Path) -> None:
+def test_the_projector_reads_names_with_markup(strange_run: Path) -> None:
     (file,) = strange_run.rglob("metadata.tsv")
     (tensors,) = strange_run.rglob("tensors.tsv")
     header, *rows = (line.split("\t") for line in file.read_text().removesuffix("\n").split("\n"))
     assert header == ["given label", "true label", "label is"]
     assert len(rows) == len(tensors.read_text().splitlines()) and {len(row) for row in rows} == {3}
-    names = {" ".join(name.replace("/", "\u2215").split()) for name in MARKUP}
-    assert {row[1] for row in rows} == names
+    assert {row[1] for row in rows} == {*map(class_name, MARKUP)}
 
 
 def shown_frame(page: Any, text: str) -> Any:

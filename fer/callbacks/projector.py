@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from functools import partial
 from pathlib import Path
 
@@ -78,15 +77,9 @@ class Projector(Showing):
 
 
 def _labels(given: int, clean: int, class_names: tuple[str, ...]) -> list[str]:
-    names = [_one_field(name) for name in class_names]
     if clean < 0:
-        return [names[given], "unknown", "unknown"]
-    return [names[given], names[clean], "right" if given == clean else "wrong"]
-
-
-def _one_field(name: str) -> str:
-    """A name without tabs and line ends, which would begin another field or row of the file."""
-    return " ".join(re.sub(r"[\x00-\x1f\x7f-\x9f]", " ", name).split())
+        return [class_names[given], "unknown", "unknown"]
+    return [class_names[given], class_names[clean], "right" if given == clean else "wrong"]
 
 
 def _short(features: Tensor) -> Tensor:
