@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as L
+import numpy as np
 import torch
 from lightning.pytorch.strategies import DDPStrategy
 
@@ -22,7 +23,7 @@ from fer.callbacks.step_losses import StepLosses
 from fer.callbacks.termination import SaveWhenTerminated, SignalsAsBefore, cluster_without_requeueing
 from fer.checkpoints import WholeCheckpoints, read_checkpoint
 from fer.data.module import FaceDataModule
-from fer.data.noise import fingerprint
+from fer.data.noise import fingerprint, labels_digest
 from fer.devices import world_size
 from fer.finished_run import any_fault_named, check_data, load, tested_checkpoint
 from fer.instantiation import configured, instantiated
@@ -199,7 +200,12 @@ def _write_inputs(experiment: Experiment, folder: RunFolder, resume: Path | None
     )
     folder.write_stamp({
         "data": {"root": str(table.root), "images": datamodule.store.content_fingerprint},
-        "labels": {"fingerprint": fingerprint(train.given), "changed": int((train.given != train.clean).sum())},
+        "labels": {
+            "given": labels_digest(train.given),
+            "clean": labels_digest(np.concatenate([train.clean, datamodule.test.clean])),
+            "published_fingerprint": fingerprint(train.given),
+            "changed": int((train.given != train.clean).sum()),
+        },
         "device": str(experiment.trainer.strategy.root_device),
         "devices": experiment.trainer.world_size,
         "resumed_after_epoch": done or None,

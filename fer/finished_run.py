@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from fer.building import Config, build_data, build_method
 from fer.checkpoints import read_checkpoint
 from fer.data.module import FaceDataModule
-from fer.data.noise import fingerprint
+from fer.data.noise import labels_digest
 from fer.errors import UserError
 from fer.instantiation import instantiated
 from fer.kept_config import ReadingOptions, check_data_root, read_kept_config
@@ -100,12 +100,12 @@ def check_data(datamodule: FaceDataModule, folder: RunFolder) -> None:
     """
     stamp = folder.stamp()
     try:
-        kept_images, kept_labels = stamp["data"]["images"], stamp["labels"]["fingerprint"]
+        kept_images, kept_labels = stamp["data"]["images"], stamp["labels"]["given"]
     except (KeyError, TypeError) as error:
         raise RunFolderError(f"{folder.stamp_file} has no fingerprints of images and labels; restore it") from error
     for what, kept, now in (
         ("images", kept_images, datamodule.store.content_fingerprint),
-        ("labels", kept_labels, fingerprint(datamodule.train.given)),
+        ("labels", kept_labels, labels_digest(datamodule.train.given)),
     ):
         if kept != now:
             raise RunFolderError(

@@ -206,8 +206,7 @@ def spoiled(draw: st.DrawFn) -> Spoiled:
             reason = "was already listed" if kind == "twice" else "is not an image of"
             noise_faults.append(f"EmoLabel/noise.txt, line {len(made.noise_lines)}: {other} {reason}")
         elif name in TEST and kind == "right" and label == f" {right}" and draw(st.booleans()):
-            made.noise_lines[-1] = f"{name} {right % 7 + 1}"
-            noise_faults.append(f"{noise_where}: {name} is a test image with label {right}")
+            made.noise_lines[-1] = f"{name} {right % 7 + 1}"  # published lists do that; it changes nothing
     if no_noise_line:
         noise_faults.append(f"EmoLabel/noise.txt: no line for {len(no_noise_line)} of 6 training images")
     made.expected += noise_faults

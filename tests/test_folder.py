@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from pathlib import Path
 
@@ -45,7 +46,7 @@ def test_every_image_gets_the_label_of_its_folder(classes: list[str], count: int
                 put(root / "train" / name / f"{number}.png")
             put(root / "test" / name / "only.JPG")
         table = folder.read(root)
-    assert table.class_names == tuple(sorted(classes))
+    assert table.class_names == tuple(sorted(classes, key=lambda n: (re.sub("[0-9]+", lambda d: d[0].zfill(9), n), n)))
     assert all(
         path.parent.name == table.class_names[label] for path, label in zip(table.paths, table.labels, strict=True)
     )

@@ -223,11 +223,59 @@ def test_all_faults_of_a_list_come_in_one_report_with_their_lines(tmp_path: Path
         "line 3: label '0' of train_00002.jpg is not one of 1..7",
         "line 4: train_99999.jpg is not an image of",
         "line 5: 'train_00003.jpg' is one column",
-        "line 6: test_00006.jpg is a test image with label 6, the list says 2; test labels are never changed",
         "no line for 2 of 5 training images, first train_00004.jpg",
     ):
         assert expected in faults
-    assert len(caught.value.faults) == 6
+    assert len(caught.value.faults) == 5
+
+
+def test_lines_that_would_change_test_labels_are_counted_in_one_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "list.txt"
+    path.write_text("train_00001.jpg 3\ntrain_00002.jpg 2\ntest_00003.jpg 7\ntest_00004.jpg 1\ntest_00005.jpg 5\n")
+    assert noise.file(table_of([0, 1, 2, 3, 4], test=3), path=path).tolist() == [2, 1]
+    (record,) = caplog.records
+    assert record.getMessage().endswith("list.txt: 2 lines would change labels of test images; test labels stay clean")
+
+
+def test_a_list_may_count_from_0(tmp_path: Path) -> None:
+    path = tmp_path / "list.txt"
+    path.write_text("train_00001.jpg 0\ntrain_00002.jpg 6\n")
+    table = table_of([0, 1, 2], test=1)
+    assert noise.file(table, path=path, first_label=0).tolist() == [0, 6]
+    with pytest.raises(DatasetError, match=r"label '0' of train_00001\.jpg is not one of 1\.\.7"):
+        noise.file(table, path=path)
+    path.write_text("train_00001.jpg 0\ntrain_00002.jpg 7\n")
+    with pytest.raises(DatasetError, match=r"label '7' of train_00002\.jpg is not one of 0\.\.6; labels count from 0"):
+        noise.file(table, path=path, first_label=0)
+    with pytest.raises(ValueError, match="first_label is 2; it must be 0 or 1"):
+        noise.file(table, path=path, first_label=2)
+
+
+@pytest.mark.parametrize("name", ["resup_01", "resup_03", "resup_05", "resup_usnoise", "soft_symmetric_03"])
+def test_lists_as_others_publish_them_are_read(
+    name: str, shared: Path, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    listed = shared / "data" / "raf_labels" / "list_patition_label.txt"
+    rows = [line.split() for line in listed.read_text().splitlines()]
+    table = SampleTable(
+        "raf_db", tmp_path, tuple(tmp_path / row[0] for row in rows), np.array([int(row[1]) - 1 for row in rows]),
+        np.array([row[0].startswith("train") for row in rows]), CLASS_NAMES, names=tuple(row[0] for row in rows),
+    )  # fmt: skip
+    path = shared / "data" / "noise_lists" / f"{name}.txt"
+    given = noise.file(table, path=path)
+    published = dict(line.split() for line in path.read_text().splitlines())
+    assert given.tolist() == [int(published[row[0]]) - 1 for row in rows if row[0].startswith("train")]
+    changed = sum(published[row[0]] != row[1] for row in rows if row[0].startswith("test"))
+    assert [f"{changed:,} lines" in record.getMessage() for record in caplog.records] == ([True] if changed else [])
+
+
+def test_different_labels_have_different_digests() -> None:
+    a, b = np.array([0, 10]), np.array([10, 0])
+    assert noise.fingerprint(a) == noise.fingerprint(b), "the published one joins without a separator"
+    assert noise.labels_digest(a) != noise.labels_digest(b)
+    assert noise.labels_digest(np.array([1, 2], dtype=np.int32)) == noise.labels_digest(np.array([1, 2]))
 
 
 def test_a_relative_list_is_found_in_the_data_set(tmp_path: Path) -> None:

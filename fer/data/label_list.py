@@ -21,12 +21,14 @@ class Entry(NamedTuple):
     """0..K-1, or -1 where the line's label is missing or faulty."""
 
 
-def read_label_list(path: Path, class_names: Sequence[str], shown: str | None = None) -> tuple[list[Entry], list[str]]:
-    """Entries in file order, and every fault with its line number; of a file that is no text one fault and no entry.
+def read_label_list(
+    path: Path, class_names: Sequence[str], shown: str | None = None, *, first_label: int = 1
+) -> tuple[list[Entry], list[str]]:
+    """Read entries in file order, and every fault with its line number; of a file that is no text one fault, no entry.
 
-    Labels count from 1 in the file and from 0 in the entries. A byte order mark, Windows line ends, surrounding
-    blanks and blank lines are accepted; a name may hold blanks, since the label is what follows the last one. Faults
-    call the file ``shown``, by default its name.
+    Labels count from ``first_label`` in the file and from 0 in the entries. A byte order mark, Windows line ends,
+    surrounding blanks and blank lines are accepted; a name may hold blanks, since the label is what follows the last
+    one. Faults call the file ``shown``, by default its name.
     """
     shown = shown or path.name
     try:
@@ -52,12 +54,13 @@ def read_label_list(path: Path, class_names: Sequence[str], shown: str | None = 
             if _INTEGER.fullmatch(name):
                 continue  # the name is what is missing
         else:
-            label = _label(columns[1], len(class_names))
+            label = _label(columns[1], len(class_names), first_label)
             if label < 0:
-                names = ", ".join(f"{number} {name}" for number, name in enumerate(class_names, start=1))
+                names = ", ".join(f"{number} {name}" for number, name in enumerate(class_names, start=first_label))
+                last = first_label + len(class_names) - 1
                 faults.append(
-                    f"{where}: label '{columns[1]}' of {name} is not one of 1..{len(class_names)}; labels count from "
-                    f"1 ({names})"
+                    f"{where}: label '{columns[1]}' of {name} is not one of {first_label}..{last}; labels count from "
+                    f"{first_label} ({names})"
                 )
         if name in first_line:
             faults.append(f"{where}: {name} was already listed in line {first_line[name]}; remove one of the two lines")
@@ -67,10 +70,10 @@ def read_label_list(path: Path, class_names: Sequence[str], shown: str | None = 
     return entries, faults
 
 
-def _label(text: str, num_classes: int) -> int:
+def _label(text: str, num_classes: int, first_label: int) -> int:
     if not _INTEGER.fullmatch(text):
         return -1
-    label = int(text) - 1
+    label = int(text) - first_label
     return label if 0 <= label < num_classes else -1
 
 

@@ -8,6 +8,7 @@ hit, so the samples hit at a lower ratio are among those hit at a higher one.
 from __future__ import annotations
 
 import hashlib
+import logging
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +20,8 @@ from numpy.typing import NDArray
 from fer.data.index import DatasetError, IntArray, SampleTable
 from fer.data.label_list import read_label_list
 from fer.errors import OtherClasses
+
+log = logging.getLogger(__name__)
 
 ASYMMETRIC_MAP = {
     "surprise": "anger",
@@ -115,27 +118,39 @@ def class_dependent(
     return drawn
 
 
-def file(table: SampleTable, *, path: str | Path, ratio: None = None, seed: None = None) -> IntArray:
-    """The labels of a published list: lines ``train_00001.jpg 5`` with labels from 1, in any order.
+def file(
+    table: SampleTable, *, path: str | Path, first_label: int = 1, ratio: None = None, seed: None = None
+) -> IntArray:
+    """Read the labels of a published list: lines ``train_00001.jpg 5``, in any order.
 
     A relative ``path`` is looked for in the working folder, in the data set and in its ``EmoLabel``. Lines of test
-    images are accepted only where they repeat the clean label.
+    images change nothing: test labels stay clean, and one warning counts the lines that would change them.
+
+    Args:
+        table: of the data set.
+        path: of the list.
+        first_label: what the list calls the first class: 1 (the usual) or 0.
+        ratio: stands for the noise's common keys, and must be left out.
+        seed: the same.
 
     Raises:
         DatasetError: with every fault of the list: unknown or repeated names, labels out of range, training images
-            without a line, changed test labels.
-        ValueError: a ratio or seed is given, which a list does not use.
+            without a line.
+        ValueError: a ratio or seed is given, which a list does not use, or another first label.
     """
     if ratio is not None or seed is not None:
         raise ValueError("noise=file takes the labels from noise.path: leave noise.ratio and noise.seed out")
+    if first_label not in (0, 1) or isinstance(first_label, bool):
+        raise ValueError(f"noise.first_label is {first_label!r}; it must be 0 or 1")
     path = _find(Path(path), table.root)
     shown = str(table.shown(path))
-    entries, faults = read_label_list(path, table.class_names, shown)
+    entries, faults = read_label_list(path, table.class_names, shown, first_label=first_label)
     if faults and not entries:
         raise DatasetError(path, faults)
     row_of = {name: row for row, name in enumerate(table.file_names)}
     labels = table.labels.copy()
     listed = np.zeros(len(labels), dtype=np.bool_)
+    changed_tests = 0
     for entry in entries:
         where = f"{shown}, line {entry.line}"
         row = row_of.get(entry.name)
@@ -144,11 +159,8 @@ def file(table: SampleTable, *, path: str | Path, ratio: None = None, seed: None
         elif table.is_train[row]:
             labels[row] = entry.label
             listed[row] = True
-        elif -1 not in (entry.label, table.labels[row]) and entry.label != table.labels[row]:
-            faults.append(
-                f"{where}: {entry.name} is a test image with label {table.labels[row] + 1}, the list says "
-                f"{entry.label + 1}; test labels are never changed: remove the lines of test images"
-            )
+        elif -1 not in (entry.label, table.labels[row]):
+            changed_tests += int(entry.label != table.labels[row])
     absent = table.train[~listed[table.train]]
     if len(absent):
         faults.append(
@@ -157,6 +169,10 @@ def file(table: SampleTable, *, path: str | Path, ratio: None = None, seed: None
         )
     if faults:
         raise DatasetError(path, faults)
+    if changed_tests:
+        log.warning(
+            "%s: %s lines would change labels of test images; test labels stay clean", shown, f"{changed_tests:,}"
+        )
     return labels[table.train]
 
 
@@ -167,8 +183,16 @@ def transition_counts(clean: IntArray, given: IntArray, num_classes: int) -> Int
 
 
 def fingerprint(labels: IntArray) -> str:
-    """MD5 of the labels counted from 1 and written one after the other, by which published lists are known."""
+    """Give the MD5 of the labels counted from 1 and written one after the other, by which published lists are known.
+
+    With ten classes or more, different labels may have the same (1, 11 and 11, 1): see ``labels_digest``.
+    """
     return hashlib.md5("".join(map(str, (labels + 1).tolist())).encode(), usedforsecurity=False).hexdigest()
+
+
+def labels_digest(labels: IntArray) -> str:
+    """Hash labels so that different ones differ: SHA-256 of little-endian int64 values."""
+    return hashlib.sha256(np.ascontiguousarray(labels, dtype="<i8").tobytes()).hexdigest()
 
 
 def _uniform(seed: int, count: int) -> NDArray[np.float64]:
