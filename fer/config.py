@@ -1,7 +1,7 @@
 """Where the configuration stands, how it is composed outside ``@hydra.main``, and how a run folder gets its name.
 
-Resolvers: ``${run_group:}``, ``${run_name:}``, ``${default_cache_dir:}``, and ``${epochs:10,60}``, an epoch that a
-paper states of 60, scaled to ``trainer.max_epochs``.
+Resolvers: ``${run_group:}``, ``${run_name:}``, ``${default_cache_dir:}``, and ``${epochs:10,60,2}``, epoch 10
+that a paper states of 60, scaled to ``trainer.max_epochs``, but at least 2.
 """
 
 from __future__ import annotations
@@ -87,6 +87,18 @@ def run_name(root: Any) -> str:
     return name
 
 
+def scaled_epochs(epoch: float, of: float, max_epochs: int, least: int = 0) -> int:
+    """Scale an epoch that a paper states of ``of`` to a training of ``max_epochs``.
+
+    Args:
+        epoch: as published.
+        of: epochs of the published training.
+        max_epochs: epochs of this one.
+        least: the smallest number that makes sense for the method; short trainings get it instead of 0.
+    """
+    return min(max(round(epoch / of * max_epochs), least), max(max_epochs, 0))
+
+
 def _group_key(root: Any) -> str:
     choices = root.hydra.runtime.choices
     return next((key for key in ("sweep", "experiment") if choices.get(key)), "data")
@@ -128,5 +140,7 @@ OmegaConf.register_new_resolver("default_cache_dir", default_cache_dir, replace=
 OmegaConf.register_new_resolver("run_group", lambda *, _root_: run_group(_root_), replace=True)
 OmegaConf.register_new_resolver("run_name", lambda *, _root_: run_name(_root_), replace=True)
 OmegaConf.register_new_resolver(
-    "epochs", lambda epoch, of, *, _root_: round(epoch / of * _root_.trainer.max_epochs), replace=True
+    "epochs",
+    lambda epoch, of, least=0, *, _root_: scaled_epochs(epoch, of, _root_.trainer.max_epochs, least),
+    replace=True,
 )
