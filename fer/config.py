@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -116,14 +117,35 @@ def _extra_overrides(root: Any) -> dict[str, str]:
         if key == "data.root":
             extra[key] = _last_part(value.strip("'"))
         elif key not in elsewhere and not any(changed == skip or changed.startswith(f"{skip}.") for skip in unnamed):
-            extra[key] = value
+            extra[key] = _tidy_text(value)
     return extra
+
+
+def _tidy_text(value: str) -> str:
+    """Write a number of the command line as ``tidy`` makes it, and leave other text alone."""
+    if not re.fullmatch(r"-?\d*\.\d{15,}(e-?\d+)?", value):
+        return value
+    return repr(tidy(float(value)))
+
+
+def tidy(value: Any) -> Any:
+    """Undo what floating-point sums leave, in a value or in all values of containers: 0.30000000000000004 is 0.3.
+
+    Hydra's ``range(0.1,0.4,0.1)`` makes such numbers. Others keep all their digits.
+    """
+    if isinstance(value, float) and math.isfinite(value):
+        short = float(f"{value:.12g}")
+        return short if abs(short - value) <= 4 * math.ulp(value) else value
+    if isinstance(value, dict):
+        return {key: tidy(inner) for key, inner in value.items()}
+    return [tidy(inner) for inner in value] if isinstance(value, list) else value
 
 
 def _number(value: Any) -> str:
     """``0`` for 0.0 as well, and all digits where six would not tell."""
     if not isinstance(value, float):
         return str(value)
+    value = tidy(value)
     short = f"{value:g}"
     return short if float(short) == value else repr(value)
 

@@ -54,7 +54,7 @@ def _recorded(folder: RunFolder, result: Mapping[str, Any], protocol: str) -> Ma
 
 def main() -> None:
     """Exit status 0; 2 for a folder that holds no finished run."""
-    quote_paths("run", "data_root", "cache_dir")
+    quote_paths("run", "data.root", "data_root", "cache_dir")
     with composition_reported("fer-eval", "eval"):
         _evaluate()
 

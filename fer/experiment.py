@@ -33,6 +33,8 @@ from fer.models.batch_norm import synchronise_statistics
 from fer.results import result_row, run_result
 from fer.runs import RunFolder
 from fer.terminal import logging_to
+from fer.trainer_keys import keys_of_a_trial
+from fer.whole_file import write_json
 
 log = logging.getLogger(__name__)
 
@@ -121,6 +123,8 @@ def train(config: Config, folder: RunFolder) -> dict[str, Any] | None:
         if trainer.is_global_zero:
             _write_inputs(experiment, folder, resume, done)
         trainer.fit(method, datamodule=datamodule, ckpt_path=resume, weights_only=True)
+        if trial := keys_of_a_trial(config["trainer"]):
+            return _end_trial(experiment, folder, trial)
         test = _test(experiment, folder)
         predicted = predictions.predict(trainer, method, datamodule)
         if not trainer.is_global_zero:
@@ -135,6 +139,26 @@ def train(config: Config, folder: RunFolder) -> dict[str, Any] | None:
             logger.finalize("success")
         folder.write_result(result)
     return result
+
+
+def _end_trial(experiment: Experiment, folder: RunFolder, keys: list[str]) -> dict[str, Any] | None:
+    """Keep what a trial has measured in ``debug.json``; a run that saw a part of the data has no result."""
+    # An epoch that max_steps has cut short was not evaluated.
+    evaluated = f"{experiment.datamodule.evaluation_name}/acc"
+    records = [record for record in folder.records() if evaluated in record]
+    trainer = experiment.trainer
+    test = _test(experiment, folder) if records and not trainer.fast_dev_run else None  # type: ignore[attr-defined]
+    if not trainer.is_global_zero:
+        return None
+    named = ", ".join(f"trainer.{key}={experiment.config['trainer'][key]}" for key in keys)
+    if not records or (test is None and experiment.config["protocol"] == "holdout"):
+        found: dict[str, Any] = {"metrics": {}, "epochs": len(records)}
+    else:
+        found = run_result(experiment.config, records, test, {}, experiment.datamodule.skipped)
+    found["trial"] = keys
+    write_json(folder.debug_file, found)
+    log.warning("a trial without a result (%s): what it measured is in %s", named, folder.debug_file)
+    return found
 
 
 def evaluate(config: Config, folder: RunFolder) -> dict[str, float]:

@@ -67,7 +67,7 @@ def _images_per_second(model: Model, batch: int) -> float:
 
 def main() -> None:
     """Exit status 0; 2 for a folder that holds no finished run, or a file that cannot be written."""
-    quote_paths("run", "output", "cache_dir")
+    quote_paths("run", "output", "data.root", "cache_dir")
     with composition_reported("fer-export", "export"):
         _export()
 

@@ -41,9 +41,9 @@ class ReadingOptions:
 
     @staticmethod
     def of(options: Mapping[Any, Any]) -> ReadingOptions:
-        """Take ``cache_dir``, ``trust`` (a target or a list of them) and ``data_root`` from a command's options."""
+        """Take ``cache_dir``, ``trust`` (a target or a list of them) and ``data.root`` from a command's options."""
         trust = options.get("trust") or []
-        root = options.get("data_root")
+        root = (options.get("data") or {}).get("root")
         return ReadingOptions(
             cache_dir=str(options["cache_dir"]),
             trust=[trust] if isinstance(trust, str) else [str(target) for target in trust],
@@ -103,14 +103,16 @@ def check_data_root(config: Mapping[str, Any]) -> None:
     """
     stated = config["data"]["reader"].get("root")
     if not isinstance(stated, str) or not stated.strip() or "\0" in stated:
-        raise ConfigError("the run's data.root is no path; say where its data lies with data_root=PATH")
+        raise ConfigError("the run's data.root is no path; say where its data lies with data.root=PATH")
     try:
         root, cache = Path(stated).expanduser().resolve(), Path(config["cache_dir"]).expanduser().resolve()
         if root.is_relative_to(cache) or (root.is_dir() and any(root.iterdir())):
             return
     except (OSError, RuntimeError) as error:
         raise DatasetError(stated, [f"the run's data cannot be read: {error}"]) from error
-    raise DatasetError(stated, ["the run's data is not there; say where it lies with data_root=PATH"])
+    raise DatasetError(
+        stated, ["the run's data is not there; say where it lies with data.root=PATH (fer-report: --data-root PATH)"]
+    )
 
 
 def _value(config: Mapping[str, Any], key: str) -> Any:

@@ -8,6 +8,7 @@ torchrun or SLURM have started a process for every rank, in those.
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from fer.config import tidy
 from fer.devices import devices_per_node
 from fer.errors import ConfigError, TrainingError, UserError
 from fer.ranks import Result, in_one_line, is_first_rank, ranks_exist, train_in_workers, train_rank
@@ -38,7 +40,38 @@ def resolve(cfg: DictConfig, choices: Mapping[str, str | None]) -> dict[str, Any
         raise ConfigError(f"{error.full_key}: {str(error).splitlines()[0]}; give it as {error.full_key}=...") from error
     assert isinstance(resolved, dict)
     chosen = {key: choices.get(key) for key in _NAMED_GROUPS}
-    return {**{str(key): value for key, value in resolved.items()}, "choices": chosen}
+    tidied: dict[str, Any] = tidy({str(key): value for key, value in resolved.items()})
+    return {**_with_absolute_root(tidied), "choices": chosen}
+
+
+def _with_absolute_root(config: dict[str, Any]) -> dict[str, Any]:
+    """Make a relative ``data.root`` absolute, so that a run's data is found from any folder."""
+    data = config.get("data")
+    if not isinstance(data, dict):
+        return config
+    stated = data.get("root")
+    if not isinstance(stated, str) or not stated.strip() or stated.startswith("~"):
+        return config
+    root, reader = str(Path(stated).absolute()), data.get("reader")
+    if isinstance(reader, dict) and reader.get("root") == stated:
+        data = {**data, "reader": {**reader, "root": root}}
+    return {**config, "data": {**data, "root": root}}
+
+
+def scaled_settings(cfg: DictConfig) -> list[str]:
+    """Say what has become of epochs that papers state (``${epochs:...}``), a line for each key."""
+    raw: Any = OmegaConf.to_container(cfg, resolve=False)
+    lines = []
+    for section, node in raw.items():
+        for name, value in node.items() if isinstance(node, dict) else ():
+            found = re.fullmatch(r"\$\{epochs: *(\d+), *(\d+)(?:, *(\d+))?\}", str(value))
+            if found is None:
+                continue
+            epoch, of, least = found.groups()
+            now, epochs = OmegaConf.select(cfg, f"{section}.{name}"), cfg.trainer.max_epochs
+            bound = f"; at least {least}" if least else ""
+            lines.append(f"{section}.{name}={now} of {epochs} epochs (published: {epoch} of {of}{bound})")
+    return lines
 
 
 def run(
@@ -65,6 +98,8 @@ def run(
             log.info("%s is finished already; remove the folder to train again", folder.path)
             return _finished(config, folder)
         folder.forget_error()
+        for line in scaled_settings(cfg):
+            log.info("%s", line)
         if not ranks_exist() and (is_sweep_job or devices_per_node(config["trainer"]) > 1):
             return train_in_workers(config, folder)
         outcome = train_rank(config, folder.path)

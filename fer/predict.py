@@ -29,7 +29,7 @@ def _predict(cfg: DictConfig) -> None:
         options["images"] = [options["images"]] if isinstance(options["images"], str) else options["images"]
         options["run_folder"] = options.pop("run")
         options["reading"] = ReadingOptions.of(options)
-        del options["trust"], options["cache_dir"]
+        del options["trust"], options["cache_dir"], options["data"]
         options["threads"] = options["threads"] or os.cpu_count() or 1
         outcome = PredictionJob(**{str(key): value for key, value in options.items()}).run()
     say(outcome.summary())
@@ -39,7 +39,7 @@ def _predict(cfg: DictConfig) -> None:
 
 def main() -> None:
     """Exit status 0; 1 where a photograph could not be read and was left out; 2 where nothing could be done."""
-    quote_paths("run", "model", "images", "output", "overlays", "cache_dir")
+    quote_paths("run", "model", "images", "output", "overlays", "data.root", "cache_dir")
     with composition_reported("fer-predict", "predict"):
         _predict()
 

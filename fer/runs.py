@@ -45,6 +45,7 @@ class RunFolder:
         self.noise_file = self.path / "noise.csv"
         self.records_file = self.path / "records.jsonl"
         self.result_file = self.path / "result.json"
+        self.debug_file = self.path / "debug.json"
         self.predictions_file = self.path / "predictions.csv"
         self.error_file = self.path / "error.txt"
         self.log_file = self.path / "train.log"
@@ -60,7 +61,7 @@ class RunFolder:
         """Everything that a run keeps in its folder: files, and folders of files."""
         return (
             self.config_file, self.stamp_file, self.noise_file, self.records_file, self.result_file,
-            self.predictions_file, self.error_file, self.log_file, self.lock_file, self.cam_folder,
+            self.debug_file, self.predictions_file, self.error_file, self.log_file, self.lock_file, self.cam_folder,
             self.last_checkpoint.parent, self.tensorboard_folder,
         )  # fmt: skip
 

@@ -33,7 +33,7 @@ from fer.value_check import check_values
 
 log = logging.getLogger(__name__)
 
-_OUTCOMES = ("done", "skipped", "resumed", "failed", "not finished")
+_OUTCOMES = ("done", "skipped", "resumed", "trial", "failed", "not finished")
 _AFTER_SIGTERM = 128 + signal.SIGTERM
 _BASIC_SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
 
@@ -49,10 +49,12 @@ class Job:
 
     @property
     def outcome(self) -> str:
-        """By now: ``done``, ``skipped``, ``resumed``, ``failed`` or ``not finished``."""
+        """Say what became of it by now: ``done``, ``skipped``, ``resumed``, ``trial``, ``failed``, ``not finished``."""
         now = self.folder.state
         if now == "done":
             return "skipped" if self.state == "done" else "resumed" if self.resumes else "done"
+        if now != "failed" and self.folder.debug_file.is_file():
+            return "trial"
         return "failed" if now == "failed" else "not finished"
 
 
@@ -173,6 +175,8 @@ def run_job(cfg: DictConfig, path: str, choices: Mapping[str, str | None]) -> fl
         log.error("failed: %s", error)
         return None
     assert result is not None
+    if "trial" in result:
+        return None
     log.info("%s: test/acc %.4f", path, result["metrics"]["test/acc"])
     return float(
         result["selected_epoch"]["holdout/acc"] if "selected_epoch" in result else result["metrics"]["test/acc"]

@@ -30,6 +30,8 @@ def _train(cfg: DictConfig) -> float | None:
         result = launch.run(cfg, path, choices)
     if result is None:
         return None
+    if "trial" in result:
+        return None
     print_run(path, result)
     return float(result["metrics"]["test/acc"])
 

@@ -8,6 +8,7 @@ from typing import Any
 from fer.devices import check_accelerator, world_size
 from fer.errors import ConfigError
 from fer.required_keys import check_complete
+from fer.trainer_keys import check_trainer_keys
 
 COMPILE_MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
 """Of ``torch.compile``."""
@@ -47,6 +48,7 @@ def check_values(config: Mapping[str, Any], *, ranks_exist: bool) -> None:
     compiled = config["compile"]
     if not isinstance(compiled, bool) and compiled not in COMPILE_MODES:
         raise ConfigError(f"compile is {compiled!r}; it must be true, false or one of {', '.join(COMPILE_MODES)}")
+    check_trainer_keys(config)
     check_accelerator(config["trainer"])
     ranks = world_size(config["trainer"])
     if config["batch_size"] % ranks:

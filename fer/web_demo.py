@@ -25,13 +25,13 @@ def _demo(cfg: DictConfig) -> None:
         assert isinstance(options, dict)
         options["run_folder"] = options.pop("run")
         options["reading"] = ReadingOptions.of(options)
-        del options["trust"], options["cache_dir"]
+        del options["trust"], options["cache_dir"], options["data"]
         Demo(**{str(key): value for key, value in options.items()}).run()
 
 
 def main() -> None:
     """Runs until Ctrl-C, and then exit status 0; 2 for what cannot be shown, before anything is served."""
-    quote_paths("run", "model", "cache_dir")
+    quote_paths("run", "model", "data.root", "cache_dir")
     with composition_reported("fer-demo", "demo"), suppress(KeyboardInterrupt):
         _demo()
 

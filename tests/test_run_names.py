@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import subprocess
@@ -18,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import DictConfig, OmegaConf
 
-from fer.config import CONFIG_DIR, run_name
+from fer.config import CONFIG_DIR, run_name, tidy
 from fer.paths_on_command_line import quote_foreign_paths
 
 UNNAMED = ["output_dir", "cache_dir", "data.root", "logger", "trainer.accelerator"]
@@ -38,7 +39,7 @@ def run_dirs_of_command(folder: Path, *arguments: str) -> list[str]:
     program.write_text(
         "import hydra\n"
         "from hydra.core.hydra_config import HydraConfig\n"
-        "from fer.config import CONFIG_DIR\n"
+        "from fer.config import tidy, CONFIG_DIR\n"
         "@hydra.main(version_base='1.3', config_path=str(CONFIG_DIR), config_name='train')\n"
         "def show(cfg):\n"
         "    print('folder', HydraConfig.get().runtime.output_dir)\n"
@@ -180,7 +181,7 @@ def test_order_plus_signs_unnamed_and_overruled_values_do_not_matter(values: dic
 @settings(max_examples=50, deadline=None)
 @given(st.floats(0, 1), st.floats(0, 1))
 def test_no_two_ratios_or_lambdas_share_a_name(first: float, second: float) -> None:
-    count = 1 if first == second else 2
+    count = len({tidy(first), tidy(second)})
     assert len({run_name(root_with([], ratio=value)) for value in (first, second)}) == count
     assert len({run_name(root_with([], lam=value)) for value in (first, second)}) == count
 
@@ -208,3 +209,20 @@ def test_jobs_of_a_sweep_are_named_by_their_own_overrides(tmp_path: Path) -> Non
         for method, lam in (("ce", ""), ("eac", "-lam5"))
         for ratio in ("0", "0.3")
     ]
+
+
+@pytest.mark.parametrize(("sum_", "number"), [(0.1 + 0.2, 0.3), (0.1 * 3, 0.3), (0.7 + 0.1, 0.8), (1.1 + 2.2, 3.3)])
+def test_what_sums_leave_behind_is_no_other_number(sum_: float, number: float) -> None:
+    assert sum_ != number and tidy(sum_) == number
+    assert tidy({"a": [sum_, "x", None, True]}) == {"a": [number, "x", None, True]}
+    assert run_name(root_with([], ratio=sum_)) == run_name(root_with([], ratio=number))
+    assert run_name(root_with([f"method.lam={sum_!r}"])) == run_name(root_with([f"method.lam={number!r}"]))
+    assert run_name(root_with([f"augment.erase_probability={sum_!r}"])) == run_name(
+        root_with([f"augment.erase_probability={number!r}"])
+    )
+
+
+@given(st.floats(allow_nan=False))
+def test_tidying_changes_a_number_by_four_units_in_the_last_place_at_most(value: float) -> None:
+    assert abs(tidy(value) - value) <= 4 * math.ulp(value) if math.isfinite(value) else tidy(value) == value
+    assert tidy(tidy(value)) == tidy(value)

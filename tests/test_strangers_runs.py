@@ -227,7 +227,7 @@ def test_the_demo_reader_draws_below_the_cache_only(run: Path, tmp_path: Path) -
         make()
         reader = {"_target_": "fer.data.demo.read", "root": str(elsewhere), "train": 9, "test": 5, "seed": 0}
         put(run, "data.reader", reader)
-        with pytest.raises(UserError, match="the run's data is not there; say where it lies with data_root"):
+        with pytest.raises(UserError, match="the run's data is not there; say where it lies with data"):
             kept_data(read_kept_config(RunFolder(run), options(tmp_path)))
         assert not elsewhere.exists() or not [*elsewhere.iterdir()]
     below = tmp_path / "cache" / "demo"
