@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -23,6 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 from fer.cache_folder import default_cache_dir
 from fer.errors import ConfigError
 from fer.known_targets import CONFIG_DIR
+from fer.tidy_numbers import tidy
 
 __all__ = ["CONFIG_DIR", "compose", "composing", "run_group", "run_name"]
 
@@ -126,19 +126,6 @@ def _tidy_text(value: str) -> str:
     if not re.fullmatch(r"-?\d*\.\d{15,}(e-?\d+)?", value):
         return value
     return repr(tidy(float(value)))
-
-
-def tidy(value: Any) -> Any:
-    """Undo what floating-point sums leave, in a value or in all values of containers: 0.30000000000000004 is 0.3.
-
-    Hydra's ``range(0.1,0.4,0.1)`` makes such numbers. Others keep all their digits.
-    """
-    if isinstance(value, float) and math.isfinite(value):
-        short = float(f"{value:.12g}")
-        return short if abs(short - value) <= 4 * math.ulp(value) else value
-    if isinstance(value, dict):
-        return {key: tidy(inner) for key, inner in value.items()}
-    return [tidy(inner) for inner in value] if isinstance(value, list) else value
 
 
 def _number(value: Any) -> str:

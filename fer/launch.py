@@ -16,11 +16,11 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from fer.config import tidy
 from fer.devices import devices_per_node
 from fer.errors import ConfigError, TrainingError, UserError
 from fer.ranks import Result, in_one_line, is_first_rank, ranks_exist, train_in_workers, train_rank
 from fer.runs import RunFolder, RunFolderError
+from fer.tidy_numbers import tidy
 from fer.value_check import check_values
 
 log = logging.getLogger(__name__)

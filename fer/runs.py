@@ -191,7 +191,7 @@ class RunFolder:
         except (OSError, PlainDataError) as error:
             raise RunFolderError(f"{self.config_file} cannot be read: {error}") from error
         if not isinstance(config, dict):
-            raise RunFolderError(f"{self.config_file} holds no configuration; remove the folder and train again")
+            raise RunFolderError(f"{self.config_file} holds no configuration of a run")
         return config
 
     @property

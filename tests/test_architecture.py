@@ -45,6 +45,7 @@ LAYERS = (
         "plain_data",
         "drawing",
         "learning_rates",
+        "tidy_numbers",
         "whole_file",
     ),
     ("visible_text",),

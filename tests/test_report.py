@@ -426,7 +426,8 @@ def test_published_numbers_stand_beside_what_they_are_comparable_with(tmp_path: 
     rows = [line for line in markdown_table(printed)[1:] if "published" in line[0]]
     assert ["resnet18", "last5", "88.02", "84.42"] in [row[1:] for row in rows if row[0].startswith("eac, published [")]
     assert ["resnet18", "not stated", "81.01", "75.50"] in [row[1:] for row in rows if row[0].startswith("ce, pub")]
-    assert all(row[1] == "resnet18" for row in rows)
+    assert {row[1] for row in rows} == {"resnet18", "not stated"}
+    assert ["resnet18", "not stated", "90.12", "87.56"] in [row[1:] for row in rows if row[0].startswith("otp_ns, pub")]
     assert "published, not measured here: reprinted by LA-Net" in printed
     own = [line for line in markdown_table(printed)[1:] if "published" not in line[0]]
     assert {field for line in own for field in line[3:]} == {"50.00 (n=1)"}
@@ -461,7 +462,8 @@ def test_published_table_is_well_formed() -> None:
     for line in table:
         assert line["data"] == "raf_db" and line["metric"] == "test/acc" and 50 < float(line["value"]) < 95
         assert (line["noise"] == "none") == (float(line["noise_ratio"]) == 0)
-        assert (PROJECT / "conf" / "backbone" / f"{line['backbone']}.yaml").is_file()
+        backbone = PROJECT / "conf" / "backbone" / f"{line['backbone']}.yaml"
+        assert backbone.is_file() or line["backbone"] == "not stated"
         assert all(line[key] for key in line)
     assert sum(map(len, published._numbers().values())) == len(table)
 
@@ -471,3 +473,81 @@ def test_help_is_instant() -> None:
     code = f"import sys, re, fer.report; print([name for name in sys.modules if re.fullmatch({slow!r}, name)])"
     done = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def write_stamp(folder: Path, images: str, clean: str) -> None:
+    (folder / "stamp.json").write_text(json.dumps({"data": {"images": images}, "labels": {"clean": clean}}))
+
+
+def test_two_data_sets_of_one_name_never_share_a_cell(tmp_path: Path, lines: Rows, text: Report) -> None:
+    for seed, (images, accuracy) in enumerate((("one", 0.9), ("one", 0.8), ("two", 0.3))):
+        folder = write_run(tmp_path / f"run{seed}", {"seed": seed}, accuracy=accuracy)
+        write_stamp(folder, images, "same labels")
+    write_run(tmp_path / "failed", {"seed": 9}, state="failed")
+    found = {line["data.content"]: line["n"] for line in lines("--metric", "test/acc")}
+    assert sorted(found.values()) == ["0", "1", "2"] and len(found) == 3
+    for seed in range(3):
+        write_stamp(tmp_path / f"run{seed}", "one", "same labels")
+    assert "data.content" not in text("--metric", "test/acc")
+    write_stamp(tmp_path / "run2", "one", "other labels")
+    assert "data.content" in text("--metric", "test/acc")
+
+
+def test_short_runs_say_over_how_many_epochs_they_are_means(tmp_path: Path, text: Report) -> None:
+    for seed, count in enumerate((3, 3)):
+        folder = write_run(tmp_path / f"run{seed}", {"seed": seed})
+        result = json.loads((folder / "result.json").read_text())
+        (folder / "result.json").write_text(json.dumps({**result, "averaged_epochs": [*range(count)]}))
+    assert "Protocol last5: mean of the last 3 epochs." in text()
+    write_run(tmp_path / "run2", {"seed": 2})
+    assert "Protocol last5: mean of the last 3 to 5 epochs." in text()
+
+
+def test_keys_that_no_row_shows_are_listed(tmp_path: Path, text: Report) -> None:
+    for backbone in ("resnet18", "resnet50"):
+        write_run(tmp_path / backbone, {"backbone": backbone, "seed": 0})
+    printed = text("--metric", "test/acc")
+    (note,) = (line for line in printed.splitlines() if "Runs differ in keys that no row and no column shows" in line)
+    assert "optim.lr" in note and "backbone." in note and "seed" not in note
+    assert "no column shows" not in text("--metric", "test/acc", "--where", "backbone=resnet18")
+
+
+def test_a_class_without_test_samples_has_a_dash(tmp_path: Path, text: Report) -> None:
+    folder = write_run(tmp_path / "run", {"seed": 0})
+    result = json.loads((folder / "result.json").read_text())
+    result["metrics"]["test/recall/Fear"] = float("nan")
+    (folder / "result.json").write_text(json.dumps(result))
+    printed = text("--metric", "test/acc,test/recall/Fear")
+    assert "nan" not in printed.lower().replace("nano", "")
+
+
+def test_an_odd_result_costs_its_own_row_only_and_nobody_is_told_to_remove_anything(
+    tmp_path: Path, text: Report
+) -> None:
+    write_run(tmp_path / "good", {"seed": 0}, accuracy=0.7)
+    for number, content in enumerate(('{"metrics": []}', '{"metrics": {"test/acc": [1]}}', "[]", '{"metrics": 3}')):
+        write_run(tmp_path / f"odd{number}", {"seed": number + 1})
+        (tmp_path / f"odd{number}" / "result.json").write_text(content)
+    (tmp_path / "foreign").mkdir()
+    (tmp_path / "foreign" / "config.yaml").write_text("- a\n- b\n")
+    printed = text("--metric", "test/acc")
+    assert "70.00 (n=1" in printed and printed.count("left out:") == 5 and "remove" not in printed
+
+
+def test_raf_db_is_told_by_its_labels(tmp_path: Path, text: Report) -> None:
+    folder = write_run(tmp_path / "run", {"seed": 0, "noise.ratio": 0.3})
+    write_stamp(folder, "images", published.RAF_DB_LABELS)
+    assert "published" in text("--metric", "test/acc")
+    write_stamp(folder, "images", "others")
+    assert "published" not in text("--metric", "test/acc")
+
+
+def test_the_digest_of_raf_db_is_that_of_its_list(shared: Path) -> None:
+    from fer.data.label_list import read_label_list
+    from fer.data.noise import labels_digest
+    from fer.data.raf_db import CLASS_NAMES
+
+    entries, faults = read_label_list(shared / "data" / "raf_labels" / "list_patition_label.txt", CLASS_NAMES)
+    assert not faults
+    entries.sort(key=lambda entry: (not entry.name.startswith("train_"), len(entry.name), entry.name))
+    assert labels_digest(np.array([entry.label for entry in entries])) == published.RAF_DB_LABELS

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections import defaultdict
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +38,12 @@ class Run:
     metrics: Mapping[str, float]
     records: Sequence[Mapping[str, Any]]
     error: str
+    epochs_averaged: int | None = None
+    """Epochs whose mean the metrics are under ``last5``: fewer than five where fewer were trained."""
+    content: str | None = None
+    """Digest of the images and true labels that it was trained and tested on, once it has a stamp."""
+    clean_labels: str | None = None
+    """Digest of these true labels."""
 
     @property
     def seed(self) -> Hashable:
@@ -74,6 +82,9 @@ def collect(folders: Iterable[Path], conditions: Iterable[str] = ()) -> Collecti
             found.runs.append(_read(RunFolder(file.parent), found.faults))
         except UserError as error:
             found.faults.append(f"left out: {error}")
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+            found.faults.append(f"left out: {file.parent} is no run that can be read ({error!r:.200})")
+    found.runs = _with_data_told_apart(found.runs)
     everything = found.runs
     for condition in conditions:
         found.runs = _fulfilling(condition, found.runs, everything)
@@ -118,7 +129,40 @@ def _read(folder: RunFolder, faults: list[str]) -> Run:
         metrics=_metrics(folder, result, faults) if result is not None else {},
         records=_records(folder, result, faults) if result is not None else [],
         error=folder.error() if state == "failed" else "",
+        epochs_averaged=_epochs_averaged(result),
+        **_facts_of_the_data(folder),
     )
+
+
+def _epochs_averaged(result: Mapping[str, Any] | None) -> int | None:
+    averaged = (result or {}).get("averaged_epochs")
+    return len(averaged) if isinstance(averaged, list) else None
+
+
+def _facts_of_the_data(folder: RunFolder) -> dict[str, str]:
+    """Read the digests that a run's stamp holds; there are none before it has one."""
+    if not folder.stamp_file.is_file():
+        return {}
+    try:
+        stamp = folder.stamp()
+        images, labels = str(stamp["data"]["images"]), str(stamp["labels"]["clean"])
+    except (UserError, KeyError, TypeError):
+        return {}
+    return {"content": hashlib.sha256(f"{images} {labels}".encode()).hexdigest()[:8], "clean_labels": labels}
+
+
+def _with_data_told_apart(runs: Sequence[Run]) -> list[Run]:
+    """Give runs on other images or true labels under one name the key ``data.content``, so that no cell mixes them."""
+    contents: dict[tuple[Hashable, Hashable], set[str]] = defaultdict(set)
+    for run in runs:
+        if run.content is not None:
+            contents[run.settings.get("data"), run.settings.get("data.root")].add(run.content)
+    return [
+        run
+        if len(contents[run.settings.get("data"), run.settings.get("data.root")]) < 2
+        else replace(run, settings={**run.settings, "data.content": run.content}, named=run.named | {"data.content"})
+        for run in runs
+    ]
 
 
 def _flattened(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Hashable]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +12,7 @@ from typing import NamedTuple
 from fer.reporting.collect import Run
 from fer.reporting.published import Series
 from fer.reporting.significance import Comparison, Test
-from fer.reporting.table import Cell, Table, Values
+from fer.reporting.table import Cell, Table, Values, unshown_keys
 from fer.reporting.wording import PROTOCOLS, labelled, metric_name, spelled
 from fer.results import LAST_EPOCHS
 
@@ -68,7 +70,7 @@ def results_grid(table: Table, metrics: Sequence[str], published: Sequence[Serie
         numbers = [ABSENT if value is None else f"{value:.2f}" for value in values]
         lines.append([Entry(text) for text in (f"{words[0]}, published [{number}]", *words[1:], *numbers)])
     named = len(metrics) > 1 or not table.column_keys
-    headings = [_heading(table, metric if named else "", column) for metric, column in columns]
+    headings = _told_apart([_heading(table, metric if named else "", column) for metric, column in columns])
     title = f"{', '.join(map(metric_name, metrics))}, %"
     return Grid(title, [*table.row_keys, *headings], lines, "l" * len(table.row_keys) + "r" * len(columns))
 
@@ -79,7 +81,7 @@ def cell_text(cell: Cell | None, metric: str) -> str:
         return ABSENT
     found = cell.spread(metric)
     states = [(state, cell.count(state)) for state in ("failed", "incomplete")]
-    if found is None:
+    if found is None or math.isnan(found.mean):  # a class without test samples has no recall
         return ", ".join(f"{state} ({count})" for state, count in states if count) or ABSENT
     deviation = "" if found.sd is None else f" ± {found.sd:.2f}"
     counts = ", ".join([f"n={found.n}", *(f"{count} {state}" for state, count in states if count)])
@@ -118,19 +120,29 @@ def notes(
     if same:
         lines.append(f"All runs: {', '.join(same)}.")
     lines += [
-        f"Protocol {name}: {PROTOCOLS[name].format(count=LAST_EPOCHS)}."
+        f"Protocol {name}: {PROTOCOLS[name].format(count=_epochs_in_words(table.runs))}."
         for name in sorted({str(run.settings["protocol"]) for run in table.runs})
         if name in PROTOCOLS
     ]
+    if unshown := unshown_keys(table):
+        lines.append(f"Runs differ in keys that no row and no column shows, too: {', '.join(unshown)}.")
     if "best" in metrics:
         lines.append("The best test epoch is selected on the test set: an optimistic number, no estimate.")
     if compared:
         lines.append("Intervals are Student's, for the mean; p is two-sided and not corrected for several comparisons.")
     lines += [
         f"[{number}] published, not measured here: {source}; pretraining: {pretraining}; protocol: {protocol}."
-        for number, (source, pretraining, protocol) in enumerate((series.source for series in published), start=1)
+        for number, (source, pretraining, protocol, _) in enumerate((series.source for series in published), start=1)
     ]
     return [*lines, *_failures(table.runs), *faults]
+
+
+def _epochs_in_words(runs: Sequence[Run]) -> str:
+    """Say over how many epochs results are means: ``5``, or ``3 to 5`` where runs were shorter."""
+    counts = sorted({run.epochs_averaged for run in runs if run.epochs_averaged is not None})
+    if not counts:
+        return str(LAST_EPOCHS)
+    return str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
 
 
 def _failures(runs: Sequence[Run]) -> list[str]:
@@ -162,6 +174,16 @@ def _best_rows(table: Table, metric: str, column: Values) -> set[Values]:
 def _heading(table: Table, metric: str, column: Values) -> str:
     labels = [labelled(key, value) for key, value in zip(table.column_keys, column, strict=True)]
     return ", ".join([*([metric_name(metric)] if metric else []), *labels])
+
+
+def _told_apart(headings: Sequence[str]) -> list[str]:
+    """Number headings that would be the same: values may differ that are written alike."""
+    seen: Counter[str] = Counter()
+    told = []
+    for heading in headings:
+        seen[heading] += 1
+        told.append(f"{heading} ({seen[heading]})" if seen[heading] > 1 else heading)
+    return told
 
 
 def _shown(value: Hashable) -> str:

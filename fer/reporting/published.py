@@ -9,8 +9,12 @@ from functools import cache
 from importlib import resources
 from typing import NamedTuple
 
-from fer.reporting.collect import Settings
+from fer.known_targets import CONFIG_DIR
+from fer.reporting.collect import Run, Settings
 from fer.reporting.table import Table, Values
+
+RAF_DB_LABELS = "465ba7d8c1bbb05c722c76bfbc779c31e8eb959c75024e2206c283a7ad5eb762"
+"""Digest (``fer.data.noise.labels_digest``) of RAF-DB's labels: training, then test images, by their numbers."""
 
 # What the source states of a run's configuration; columns by other keys have no published counterpart.
 _STATED = ("method", "backbone", "data", "noise", "noise.ratio")
@@ -22,6 +26,7 @@ class Source(NamedTuple):
     source: str
     pretraining: str
     protocol: str
+    backbone: str
 
 
 @dataclass
@@ -34,29 +39,53 @@ class Series:
 
 
 def series_beside(table: Table, metric: str) -> list[Series]:
-    """What is published for the configurations in the table.
+    """Find what is published for the configurations in the table, and for methods that the project does not have.
 
-    Only for runs on all of RAF-DB without or with symmetric noise, by method and backbone.
+    Only for runs on all of RAF-DB without or with symmetric noise, by method and backbone; numbers whose backbone is
+    not stated stand beside any.
     """
     if not set(table.column_keys) <= {*_STATED}:
         return []
     found: dict[tuple[Values, Source], Series] = {}
     for (_, column), cell in table.cells.items():
-        for source, value in _published(cell.settings, metric):
-            stated = {key: cell.settings.get(key) for key in table.row_keys if key in _STATED}
-            stated["protocol"] = source.protocol
-            place = (tuple(stated.values()), source)
-            found.setdefault(place, Series(stated, source)).values[column] = value
+        if not _is_raf_db(cell.runs[0]):
+            continue
+        for method in (cell.settings.get("method"), *_methods_of_others()):
+            settings = {**cell.settings, "method": method}
+            for source, value in _published(settings, metric):
+                stated = {key: settings.get(key) for key in table.row_keys if key in _STATED}
+                if "backbone" in stated:
+                    stated["backbone"] = source.backbone
+                stated["protocol"] = source.protocol
+                place = (tuple(stated.values()), source)
+                found.setdefault(place, Series(stated, source)).values[column] = value
     return list(found.values())
 
 
+def _is_raf_db(run: Run) -> bool:
+    """Tell by the true labels whether a run is of all of RAF-DB; before they are known, by its settings."""
+    if run.settings.get("data") != "raf_db" or run.settings.get("train_samples") is not None:
+        return False
+    if run.clean_labels is not None:
+        return run.clean_labels == RAF_DB_LABELS
+    return bool(run.settings.get("data.reader.expected"))  # null: other images in RAF-DB's layout
+
+
 def _published(settings: Settings, metric: str) -> list[tuple[Source, float]]:
-    # Other images in RAF-DB's layout have data.reader.expected=null.
-    is_whole = settings.get("data.reader.expected") and settings.get("train_samples") is None
-    if not is_whole or settings.get("noise") not in ("none", "symmetric"):
+    if settings.get("noise") not in ("none", "symmetric"):
         return []
-    wanted = tuple(settings.get(key) for key in ("data", "method", "backbone", "noise.ratio"))
-    return _numbers().get((*wanted, metric), [])
+    data, method, backbone, ratio = (settings.get(key) for key in ("data", "method", "backbone", "noise.ratio"))
+    return [
+        number
+        for stated in (backbone, "not stated")
+        for number in _numbers().get((data, method, stated, ratio, metric), [])
+    ]
+
+
+@cache
+def _methods_of_others() -> tuple[str, ...]:
+    ours = {path.stem for path in (CONFIG_DIR / "method").glob("*.yaml")}
+    return tuple(sorted({str(method) for _, method, *_ in _numbers()} - ours))
 
 
 @cache
@@ -65,6 +94,6 @@ def _numbers() -> dict[Values, list[tuple[Source, float]]]:
     text = resources.files(__package__).joinpath("published.csv").read_text(encoding="utf-8")
     for line in csv.DictReader(text.splitlines()):
         key = (line["data"], line["method"], line["backbone"], float(line["noise_ratio"]), line["metric"])
-        source = Source(line["source"], line["pretraining"], line["protocol"])
+        source = Source(line["source"], line["pretraining"], line["protocol"], line["backbone"])
         numbers.setdefault(key, []).append((source, float(line["value"])))
     return numbers

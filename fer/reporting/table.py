@@ -121,6 +121,20 @@ def _differing_keys(runs: Sequence[Run]) -> list[str]:
     ]
 
 
+def unshown_keys(table: Table) -> list[str]:
+    """Name the keys in which the runs of a table differ and that no row and no column shows.
+
+    The keys that options of a shown group set are one entry, such as ``method.*``.
+    """
+    shown = {*table.row_keys, *table.column_keys}
+    found: dict[str, None] = {}
+    for key in _differing_keys(table.runs):
+        section = key.partition(".")[0]
+        if key not in shown:
+            found[f"{section}.*" if section in shown and section != key else key] = None
+    return [*found]
+
+
 def _is_determined(key: str, by: Sequence[str], runs: Sequence[Run]) -> bool:
     """Whether runs that agree on ``by`` also agree on ``key``."""
     seen: dict[Values, Hashable] = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -34,7 +35,8 @@ def metric_name(key: str) -> str:
 
 
 def percent(share: float) -> str:
-    return f"{100 * share:.2f}"
+    """Write a share in percent; a dash where it is of nothing, such as the recall of a class without test samples."""
+    return "–" if math.isnan(share) else f"{100 * share:.2f}"
 
 
 def spelled(value: Any) -> str:
