@@ -4,7 +4,7 @@
 #
 #   bash scripts/reproduce_open_faces.sh DATA_ROOT RESNET18_WEIGHTS
 #
-# Hardware: two CPU cores. Scores: RESULTS.md. Run it again to go on after an interruption.
+# Hardware: two CPU cores. Scores: not obtained yet with this version. Run it again to go on after an interruption.
 set -euo pipefail
 data=$1
 weights=$2

@@ -4,7 +4,7 @@
 #
 #   bash scripts/reproduce_open_faces_methods.sh DATA_ROOT
 #
-# Hardware: two CPU cores. Scores and time: RESULTS.md. Run it again to go on after an interruption.
+# Hardware: two CPU cores. Time: about two hours. Scores: not obtained yet with this version. Run it again to go on after an interruption.
 set -euo pipefail
 data=$1
 export OMP_NUM_THREADS=1
