@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Cross-entropy and EAC on openly usable faces in RAF-DB's layout, at 0 and 30 % symmetric noise, three seeds, from
-# partial ImageNet weights and from random ones: the table of RESULTS.md.
+# partial ImageNet weights and from random ones.
 #
 #   bash scripts/reproduce_open_faces.sh DATA_ROOT RESNET18_WEIGHTS
 #
