@@ -24,6 +24,7 @@ from fer.data.index import DatasetError, IntArray, SampleTable
 from fer.data.label_list import write_label_list
 from fer.data.noise import fingerprint, transition_counts
 from fer.data.prepare import Noise, Reader, prepare, read_labels
+from fer.data.store import ImageStore
 from fer.errors import ConfigError
 from fer.paths_on_command_line import quote_foreign_paths
 from fer.terminal import say
@@ -87,7 +88,7 @@ def check(arguments: argparse.Namespace) -> None:
     )
     say(_summary(table))
     _show(_counts(table, None))
-    for warning in (*table.warnings, *store.warnings, *_leaks(table, store.bad)):
+    for warning in (*table.warnings, *store.warnings, *_leaks(table, store.bad), *_copies(table, store)):
         say(f"warning: {warning}")
     say(_changed(table, given))
     say(f"decoded images in {store.path}, fingerprint {store.content_fingerprint}")
@@ -219,6 +220,41 @@ def _leaks(table: SampleTable, bad: IntArray) -> list[str]:
         f"{len(pairs):,} test images are also training images, byte for byte, first {first_test} = {first_train}: "
         "test scores are too high; remove one copy of each"
     ]
+
+
+def _copies(table: SampleTable, store: ImageStore) -> list[str]:
+    """Warn about copies that are not equal byte for byte, pictures with two labels, and such as show nothing."""
+    from fer.data.copies import constant_images, find_copies  # the only verb that hashes pictures
+
+    readable = np.setdiff1d(np.arange(len(table.paths)), store.bad)
+    constant = constant_images(store.images, readable)
+    rows = np.setdiff1d(readable, constant)
+    train, test = rows[table.is_train[rows]], rows[~table.is_train[rows]]
+    warnings = []
+    if len(constant):
+        warnings.append(
+            f"{len(constant):,} images show nothing but one color, first {table.described(constant[0])}: remove them, "
+            "they teach and test nothing"
+        )
+    copies = find_copies(store.images, test, train)
+    altered = [one for one in copies if not np.array_equal(store.images[one.row], store.images[one.of])]
+    if altered:
+        first = altered[0]
+        mirrored = sum(one.is_mirrored for one in altered)
+        warnings.append(
+            f"{len({one.row for one in altered}):,} test images are also training images, re-encoded or mirrored "
+            f"({mirrored:,}), first {table.described(first.row)} = {table.described(first.of)}: test scores are too "
+            "high; remove one copy of each"
+        )
+    twice = [one for one in find_copies(store.images, train, train) if table.labels[one.row] != table.labels[one.of]]
+    if twice:
+        first, names = twice[0], table.class_names
+        labels = " and ".join(names[table.labels[row]] for row in (first.of, first.row))
+        warnings.append(
+            f"{len(twice):,} pictures stand under two labels in train, first {table.described(first.of)} and "
+            f"{table.described(first.row)} ({labels}): one of each is wrong"
+        )
+    return warnings
 
 
 if __name__ == "__main__":
