@@ -132,8 +132,9 @@ def train(config: Config, folder: RunFolder) -> dict[str, Any] | None:
         memorised = predictions.memorisation(datamodule.train, predicted["train"])
         result = run_result(config, folder.records(), test, memorised, datamodule.skipped)
         result["seconds"] = time.time() - started
-        columns = predictions.header(predicted, method.class_names)
-        folder.write_table(folder.predictions_file, columns, predictions.rows(predicted, datamodule))
+        conclusions = method.conclusions()
+        columns = predictions.header(predicted, method.class_names, conclusions)
+        folder.write_table(folder.predictions_file, columns, predictions.rows(predicted, datamodule, conclusions))
         for logger in trainer.loggers:
             logger.log_hyperparams(*result_row(config, result))
             logger.finalize("success")

@@ -37,18 +37,35 @@ def _from_all_ranks(batches: list[dict[str, Tensor]]) -> list[dict[str, Tensor]]
     return [batch for rank in gathered for batch in rank]
 
 
-def header(predictions: Mapping[str, SplitPredictions], class_names: tuple[str, ...]) -> list[str]:
-    """Columns of ``predictions.csv``."""
+def header(
+    predictions: Mapping[str, SplitPredictions], class_names: tuple[str, ...], conclusions: Mapping[str, Tensor]
+) -> list[str]:
+    """Name the columns of ``predictions.csv``."""
     fixed = ["split", "file", "clean_label", "given_label", "predicted", "confidence"]
-    return [*fixed, *_extra(predictions), *(f"p_{name}" for name in class_names)]
+    return [*fixed, *_extra(predictions), *conclusions, *(f"p_{name}" for name in class_names)]
 
 
-def rows(predictions: Mapping[str, SplitPredictions], datamodule: FaceDataModule) -> Iterator[list[Any]]:
-    """Rows of ``predictions.csv``: the test split, then the training split."""
+def rows(
+    predictions: Mapping[str, SplitPredictions], datamodule: FaceDataModule, conclusions: Mapping[str, Tensor]
+) -> Iterator[list[Any]]:
+    """Make the rows of ``predictions.csv``: the test split, then the training split.
+
+    Args:
+        predictions: of both splits.
+        datamodule: whose samples they are of.
+        conclusions: of the method about the training labels, (N,) each; rows of the test split have none.
+    """
     table = datamodule.table
     for split, dataset in (("test", datamodule.test), ("train", datamodule.train)):
         values = predictions[split]
-        extra = [values[key].tolist() for key in _extra(predictions)]
+        extra: list[list[Any]] = [values[key].tolist() for key in _extra(predictions)]
+        for name, concluded in conclusions.items():
+            if split == "test":
+                extra.append([""] * len(dataset))
+            elif name.endswith("_label"):
+                extra.append([table.class_names[label] for label in concluded.tolist()])
+            else:
+                extra.append([f"{value:.6g}" for value in concluded.tolist()])
         for position, p in enumerate(values["probabilities"].tolist()):
             best = max(range(len(p)), key=p.__getitem__)
             labels = (dataset.clean[position], dataset.given[position], best)

@@ -170,6 +170,14 @@ class Method(L.LightningModule):
         assert isinstance(batch.image, Tensor)
         return {"index": batch.index, "probabilities": self(batch.image).softmax(1).float()}
 
+    def conclusions(self) -> dict[str, Tensor]:
+        """Give what the method concludes about the training labels, by name, each (N,) with a value per sample.
+
+        They become columns of ``predictions.csv``, empty in the rows of the test split. Values of a name that ends in
+        ``_label`` are classes, int64 in 0..K-1.
+        """
+        return {}
+
     def _share_sample_states(self) -> None:
         if self.trainer.world_size > 1 and self._sample_states:
             share_rows([getattr(self, name) for name in self._sample_states], self._seen, self.sum_over_ranks)

@@ -52,6 +52,11 @@ class ELR(AttentionConsistency):
         self.beta, self.strength = beta, strength
         self.register_sample_state("targets", torch.zeros(len(setting.given_labels), self.num_classes))
 
+    def conclusions(self) -> dict[str, Tensor]:
+        """Give each sample's target: its class and that class's probability."""
+        confidence, label = self.targets.max(1)
+        return {"target_label": label, "target_confidence": confidence}
+
     def classification(self, features: Tensor, logits: Tensor, batch: Batch) -> Loss:
         p = logits.softmax(1).clamp(LEAST_PROBABILITY, 1 - LEAST_PROBABILITY)
         now = p.detach().to(self.targets.dtype)

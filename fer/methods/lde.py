@@ -74,6 +74,11 @@ class LDE(Method):
         self.pair_score = PairScore(self.network.classifier.in_features)
         self.register_sample_state("targets", F.one_hot(setting.given_labels, self.num_classes).float())
 
+    def conclusions(self) -> dict[str, Tensor]:
+        """Give each sample's target: its class and that class's probability."""
+        confidence, label = self.targets.max(1)
+        return {"target_label": label, "target_confidence": confidence}
+
     def loss(self, batch: Batch) -> Loss:
         feature_map, logits = self.network(batch.image)
         loss_cls = F.cross_entropy(logits, batch.label)

@@ -93,6 +93,10 @@ class SCN(AttentionConsistency):
         self.importance = nn.Linear(self.network.classifier.in_features, 1)
         self.register_sample_state("labels", setting.given_labels.clone())
 
+    def conclusions(self) -> dict[str, Tensor]:
+        """Give the labels in force, which relabeling may have replaced."""
+        return {"relabeled_label": self.labels}
+
     def classification(self, features: Tensor, logits: Tensor, batch: Batch) -> Loss:
         importance = self._importance(features)
         logits = importance[:, None] * logits
