@@ -19,6 +19,8 @@ from fer.cam import mirror
 
 EraseRecipe = Literal["shared", "independent", "none"]
 ERASE_RECIPES = ("shared", "independent", "none")
+AspectLaw = Literal["log_uniform", "uniform"]
+ASPECT_LAWS = ("log_uniform", "uniform")
 
 _ERASE_ATTEMPTS = 10  # torchvision.transforms.RandomErasing gives up after ten rectangles that do not fit.
 _RESIZE_BITS = 22  # Pillow's fixed-point resampling: 32 bits less 8 for the pixel and 2 for head room.
@@ -33,7 +35,9 @@ class Augmentation(nn.Module):
         pixel_noise_variance: its variance on the 0..255 scale.
         erase_probability: share of images in which a rectangle is erased, 0..1.
         erase_area: least and largest area of the rectangle as a share of the image.
-        erase_aspect: least and largest height / width of the rectangle, drawn log-uniformly.
+        erase_aspect: least and largest height / width of the rectangle.
+        erase_aspect_law: ``log_uniform``, or ``uniform`` as in torchvision before 0.8, by which about three quarters of
+            the rectangles are taller than wide.
         flip_probability: share of images that are mirrored first, 0..1 (EAC: 0).
         flip_excludes_noise: an image gets the flip or the noise or neither, but not both; the probabilities then sum
             to at most 1.
@@ -52,6 +56,7 @@ class Augmentation(nn.Module):
         erase_probability: float = 0.5,
         erase_area: Sequence[float] = (0.02, 0.25),
         erase_aspect: Sequence[float] = (0.3, 3.3),
+        erase_aspect_law: AspectLaw = "log_uniform",
         flip_probability: float = 0.0,
         flip_excludes_noise: bool = False,
         mean: Sequence[float] = (0.485, 0.456, 0.406),
@@ -74,6 +79,9 @@ class Augmentation(nn.Module):
         _check_interval("augment.erase_aspect", erase_aspect, upper=math.inf)
         if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
             raise ValueError("augment.mean and augment.std need three numbers each, those of std above 0")
+        if erase_aspect_law not in ASPECT_LAWS:
+            raise ValueError(f"augment.erase_aspect_law is {erase_aspect_law!r}; choose {' or '.join(ASPECT_LAWS)}")
+        self.erase_aspect_law = erase_aspect_law
         self.size = size
         self.pixel_noise_probability = pixel_noise_probability
         self.pixel_noise_variance = pixel_noise_variance
@@ -165,8 +173,11 @@ class Augmentation(nn.Module):
         chosen, place_row, place_column = draws[:3]
         area_draw, aspect_draw = draws[3:].view(2, _ERASE_ATTEMPTS, count)
         area = (self.erase_area[0] + (self.erase_area[1] - self.erase_area[0]) * area_draw) * (height * width)
-        low, high = math.log(self.erase_aspect[0]), math.log(self.erase_aspect[1])
-        aspect = torch.exp(low + (high - low) * aspect_draw)
+        low, high = self.erase_aspect
+        if self.erase_aspect_law == "uniform":
+            aspect = low + (high - low) * aspect_draw
+        else:
+            aspect = torch.exp(math.log(low) + (math.log(high) - math.log(low)) * aspect_draw)
         rows = torch.round(torch.sqrt(area * aspect))
         columns = torch.round(torch.sqrt(area / aspect))
         fits = (rows < height) & (columns < width)

@@ -413,3 +413,19 @@ def test_more_than_everything_is_refused() -> None:
         Augmentation(flip_probability=0.6, pixel_noise_probability=0.5, flip_excludes_noise=True)
     with pytest.raises(ValueError, match=r"augment\.flip_probability is 1\.5"):
         Augmentation(flip_probability=1.5)
+
+
+@pytest.mark.parametrize(("law", "share"), [("uniform", (3.3 - 1) / (3.3 - 0.3)), ("log_uniform", 0.498)])
+def test_how_many_rectangles_are_taller_than_wide(law: str, share: float) -> None:
+    """Uniform in (0.3, 3.3), 77 % of the aspects lie above 1; log-uniform, half of them."""
+    torch.manual_seed(0)
+    made = Augmentation(size=64, erase_probability=1.0, erase_area=(0.05, 0.05), erase_aspect_law=law)  # type: ignore[arg-type]
+    mask = made._draw_erased(torch.zeros(4000, 3, 64, 64))[:, 0]
+    rows, columns = mask.any(2).sum(1), mask.any(1).sum(1)
+    taller = (rows > columns).double() + 0.5 * (rows == columns).double()
+    assert abs(float(taller.mean()) - share) < 0.03
+
+
+def test_another_law_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"augment\.erase_aspect_law is 'linear'; choose log_uniform or uniform"):
+        Augmentation(erase_aspect_law="linear")  # type: ignore[arg-type]
