@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 from fer.data.index import IntArray
 
+_FURTHER_COLUMN = re.compile(r"\.(jpe?g|png|bmp|webp|gif|tiff?|p[gp]m)\s+\S", re.IGNORECASE)
+"""Of a name: something stands between the file and the label."""
 _INTEGER = re.compile(r"[+-]?[0-9]{1,9}")  # int() refuses more than 4,300 digits
 
 
@@ -49,6 +51,12 @@ def read_label_list(
         if not columns:
             continue
         name, label = columns[0], -1
+        if _FURTHER_COLUMN.search(name):
+            count = len(raw.split())
+            faults.append(
+                f"{where}: {count} columns, where two are expected; write the file name, a blank and the label"
+            )
+            continue
         if len(columns) == 1:
             faults.append(f"{where}: '{name}' is one column; write the file name, a blank and the label")
             if _INTEGER.fullmatch(name):

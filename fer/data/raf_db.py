@@ -15,6 +15,7 @@ CLASS_NAMES = ("Surprise", "Fear", "Disgust", "Happiness", "Sadness", "Anger", "
 
 LIST = Path("EmoLabel", "list_patition_label.txt")  # the spelling of the data set's authors
 IMAGES = Path("Image", "aligned")
+_LOOKED_AT = 20
 SUBFOLDERS = (".", "basic", "raf-basic")
 
 
@@ -51,6 +52,7 @@ def read(root: str | Path, *, expected: Sequence[int] | None = (12271, 3068)) ->
         if count == 0 and (entries or not faults):
             faults.append(f"{LIST.name}: no {split}_... line; use the complete list")
     paths = tuple(root / IMAGES / _image_name(row.name) for row in rows)
+    faults += _other_layout(root, paths)
     table = SampleTable(
         name="raf_db",
         root=root,
@@ -82,6 +84,36 @@ def _find(root: Path) -> Path:
             "Image, and keep the list's official spelling"
         ],
     )
+
+
+def _other_layout(root: Path, paths: Sequence[Path]) -> list[str]:
+    """Say what is found in the place of the images where none of the first ones is there."""
+    first = paths[:_LOOKED_AT]
+    if not first or any(os.access(path, os.F_OK) for path in first):
+        return []
+    wanted, stem = first[0], first[0].stem
+    plain = stem.removesuffix("_aligned")
+    folder = root / IMAGES
+    places = [folder, *sorted(path for path in _listed(folder) if not path.suffix), folder.parent]
+    for place in places:
+        names = {path.name for path in _listed(place)}
+        for name in sorted(name for name in names if Path(name).stem in (stem, plain)):
+            found = (place / name).relative_to(root)
+            if place != folder:
+                remedy = f"move the images to {IMAGES}"
+            elif Path(name).stem == plain:
+                remedy = "take the aligned images of the archive, or rename these"
+            else:
+                remedy = "the list's names and the images must have the same ending: rename one of them"
+            return [f"{wanted.relative_to(root)}: not there, but {found} is; {remedy}"]
+    return []
+
+
+def _listed(folder: Path) -> list[Path]:
+    try:
+        return [*folder.iterdir()]
+    except OSError:
+        return []
 
 
 def _image_name(name: str) -> str:
