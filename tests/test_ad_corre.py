@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from small_methods import CLASSES, batch_of, build
 from torch import Tensor
 from torch.nn import functional as F
+from transcription import assert_equal_to
 
 from fer.methods.ad_corre import (
     AdCorre,
@@ -53,15 +55,19 @@ def test_samples_shall_correlate_within_a_class_only(seed: int, adaptive: bool) 
     assert float(feature_discriminator(embeddings, LABELS, weights)) == pytest.approx(expected, rel=1e-6)
 
 
-@given(st.integers(0, 2**32 - 1))
-def test_means_of_classes_shall_not_correlate(seed: int) -> None:
+@given(st.integers(0, 2**32 - 1), st.sampled_from(["batch_mean", "left_out"]))
+def test_means_of_classes_shall_not_correlate(seed: int, absent: Any) -> None:
     embeddings, expected = some_embeddings(seed), 0.0
+    assert 2 not in LABELS
     for each in embeddings.numpy():
         means = {k: each[LABELS.numpy() == k].mean(0) for k in sorted(set(LABELS.tolist()))}
+        if absent == "batch_mean":
+            means[2] = each.mean(0)
         for a, first in means.items():
             for b, second in means.items():
                 expected += (1 + np.corrcoef(first, second)[0, 1]) * (a != b) / (3 * CLASSES**2)
-    assert float(mean_discriminator(embeddings, LABELS, CLASSES)) == pytest.approx(expected)
+    found = mean_discriminator(embeddings, LABELS, CLASSES, absent=absent)
+    assert float(found) == pytest.approx(expected)
 
 
 @given(st.integers(0, 2**32 - 1))
@@ -77,6 +83,78 @@ def test_every_correlation_loss_moves_the_backbone(part: str) -> None:
     method = build(AdCorre, embeddings=3, dimensions=8)
     loss = method.loss(batch_of(VIEW)).parts[part]
     assert torch.autograd.grad(loss, method.network.backbone.conv1.weight)[0].any()
+
+
+def transcribed(
+    twin: Any, batch: Any, *, gradients: bool = False, absent: str = "batch_mean", adaptive: bool = False
+) -> Tensor:
+    """The released loss, and the variants beside it, in loops over samples, classes and embeddings."""
+
+    def corr(a: Tensor, b: Tensor) -> Tensor:
+        a, b = a - a.mean(), b - b.mean()
+        return (a @ b) / (a.norm() * b.norm())
+
+    pooled = twin.network.backbone(VIEW).mean((2, 3))
+    e = [
+        [v / v.norm() for v in (twin.embed.weight[8 * k : 8 * k + 8] @ f + twin.embed.bias[8 * k : 8 * k + 8]
+                                for k in range(3))]
+        for f in pooled
+    ]  # fmt: skip
+    classifier, labels = twin.network.classifier, batch.label.tolist()
+    z = [classifier.weight @ torch.cat(rows) + classifier.bias for rows in e]
+    total = 50 * sum(row.exp().sum().log() - row[y] for row, y in zip(z, labels, strict=True)) / (6 * CLASSES)
+    if not gradients:
+        e = [[v.detach() for v in rows] for rows in e]
+    hits = [int(row.argmax()) == y for row, y in zip(z, labels, strict=True)]
+    recall = [sum(h for h, y in zip(hits, labels, strict=True) if y == k) / max(1, labels.count(k)) for k in range(5)]
+    for k in range(3):
+        for i in range(6):
+            for j in range(6):
+                if i != j:
+                    weight = 1 + (1 - recall[labels[i]]) + (1 - recall[labels[j]]) if adaptive else 1
+                    omega = 1 if labels[i] == labels[j] else -1
+                    total = total + weight * (omega - corr(e[i][k], e[j][k])).abs() / (3 * 36)
+        means: dict[int, Tensor] = {}
+        for a in range(CLASSES):
+            members = [e[i][k] for i in range(6) if labels[i] == a]
+            if not members and absent == "batch_mean":
+                members = [e[i][k] for i in range(6)]
+            if members:
+                means[a] = sum(members[1:], members[0]) / len(members)
+        pairs = [(a, b) for a in means for b in means if a != b]
+        total = total + sum(1 + corr(means[a], means[b]) for a, b in pairs) / (3 * CLASSES**2)
+    for i in range(6):
+        total = total + sum(1 + corr(e[i][a], e[i][b]) for a in range(3) for b in range(3) if a != b) / (6 * 9)
+    return torch.as_tensor(total)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {},
+        {"gradients": True},
+        {"absent": "left_out"},
+        {"gradients": True, "adaptive": True},
+        {"gradients": True, "absent": "left_out", "adaptive": True},
+    ],
+)
+def test_ad_corre_is_the_released_algorithm_or_a_named_variant(values: dict[str, Any]) -> None:
+    released = {"gradients": False, "absent": "batch_mean", "adaptive": False}
+    method = build(AdCorre, embeddings=3, dimensions=8, dropout=0.0, **{**released, **values})
+    # Two classes, the third and the fourth, are absent.
+    label = torch.tensor([0, 1, 1, 4, 0, 4])
+    batch = batch_of(VIEW)._replace(label=label)
+    assert_equal_to(partial(transcribed, **values), method, batch)
+
+
+def test_as_released_the_correlation_losses_train_nothing() -> None:
+    released = build(AdCorre, embeddings=3, dimensions=8, dropout=0.0, gradients=False)
+    loss = released.loss(batch_of(VIEW))
+    weights = [*released.parameters()]
+    found = torch.autograd.grad(loss.total, weights, retain_graph=True)
+    expected = torch.autograd.grad(50 / CLASSES * loss.parts["loss_cls"], weights)
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+    assert all(loss.parts[name] > 0.1 for name in ("loss_fd", "loss_md", "loss_ed"))
 
 
 def test_the_total_weighs_cross_entropy_by_classes() -> None:
@@ -108,6 +186,7 @@ def test_recall_is_counted_over_the_last_labels() -> None:
         ({"dimensions": 1}, "method.dimensions is 1"),
         ({"dropout": 1.0}, "method.dropout is 1.0"),
         ({"ce_weight": 0.0}, "method.ce_weight is 0.0"),
+        ({"absent": "zero"}, "method.absent is 'zero'"),
         ({"window": 0}, "method.window 0"),
     ],
 )

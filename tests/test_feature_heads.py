@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 from small_methods import CLASSES, LR, batch_of, build
 from torch import Tensor
 from torch.nn import functional as F
+from transcription import assert_equal_to
 
 from fer.methods.dacl import DACL, sparse_center_loss
 from fer.methods.ran import RAN
@@ -124,51 +126,90 @@ def test_the_attention_network_has_the_papers_widths_for_the_papers_map() -> Non
 
 # RAN
 
+# Top, left and edge on 32 pixels, after the list of the released generator.
+RELEASED = [(0, 0, 24), (0, 8, 24), (8, 4, 24), (0, 4, 24), (1, 1, 29), (3, 3, 26), (4, 4, 24)]
+FIXED = [(0, 0, 24), (0, 8, 24), (8, 0, 24), (8, 8, 24), (4, 4, 24)]
 
-def test_rans_fixed_crops_are_the_corners_and_the_centre() -> None:
-    method = steady(RAN, crop_size=0.75)
-    regions = method.regions(VIEW)
-    assert regions.shape == (6, 6, 3, 32, 32) and torch.equal(regions[:, 0], VIEW)
-    for region, (top, left) in enumerate([(0, 0), (0, 8), (8, 0), (8, 8), (4, 4)], start=1):
-        crop = VIEW[..., top : top + 24, left : left + 24]
-        expected = F.interpolate(crop, size=(32, 32), mode="bilinear", align_corners=False)
-        torch.testing.assert_close(regions[:, region], expected)
+
+def rans_regions(squares: list[tuple[int, int, int]]) -> list[Tensor]:
+    cut = [VIEW[:, :, top : top + edge, left : left + edge] for top, left, edge in squares]
+    return [VIEW, *(F.interpolate(crop, size=(32, 32), mode="bilinear", align_corners=False) for crop in cut)]
+
+
+@pytest.mark.parametrize(
+    ("values", "squares"),
+    [
+        ({"num_crops": 7}, RELEASED),
+        ({}, RELEASED[:5]),
+        ({"num_crops": 1}, RELEASED[:1]),
+        ({"crops": "fixed"}, FIXED),
+        ({"crops": "fixed", "num_crops": 2, "crop_size": 0.5}, [(0, 0, 16), (0, 16, 16)]),
+    ],
+)
+def test_rans_regions_are_the_whole_face_and_its_crops(
+    values: dict[str, Any], squares: list[tuple[int, int, int]]
+) -> None:
+    regions = steady(RAN, **values).regions(VIEW)
+    assert regions.shape == (6, 1 + len(squares), 3, 32, 32)
+    torch.testing.assert_close(regions, torch.stack(rans_regions(squares), 1))
 
 
 def test_rans_random_crops_are_fixed_in_tests() -> None:
     method = build(RAN, crops="random")
     assert not torch.equal(method.regions(VIEW), method.regions(VIEW))
-    torch.testing.assert_close(method.eval().regions(VIEW), steady(RAN).regions(VIEW))
+    torch.testing.assert_close(method.eval().regions(VIEW), steady(RAN, crops="fixed").regions(VIEW))
 
 
-@pytest.mark.parametrize("softmax", [True, False])
-def test_ran_weighs_regions_by_both_attentions(softmax: bool) -> None:
-    method = steady(RAN, softmax=softmax, margin=0.1)
-    features = torch.stack(
-        [method.network.features(region).mean((2, 3)) for region in method.regions(VIEW).unbind(1)], 1
-    )
+def released_ran(
+    twin: Any, batch: Any, *, margin: float = 0.1, softmax: bool = True, region: str = "softmax", joint: bool = False
+) -> Tensor:
+    """RAN's algorithm sample by sample, from the twin's weights."""
+    regions = rans_regions(RELEASED[:5])
+    if joint:
+        pooled = twin.network.backbone(torch.cat(regions)).mean((2, 3)).split(6)
+    else:
+        pooled = [twin.network.backbone(each).mean((2, 3)) for each in regions]
+    q0, q1, classifier = twin.self_attention, twin.relation_attention, twin.network.classifier
+    cross_entropy, bias = torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
+    for n in range(6):
+        f = [values[n] for values in pooled]
+        raw = torch.stack([1 / (1 + torch.exp(-(q0.weight[0] @ x + q0.bias[0]))) for x in f])
+        normed = raw.exp() / raw.exp().sum()
+        mu = normed if softmax else raw
+        f_m = sum(mu[i] * f[i] for i in range(6)) / sum(mu)
+        pairs = [torch.cat([x, f_m]) for x in f]
+        nu = torch.stack([1 / (1 + torch.exp(-(q1.weight[0] @ x + q1.bias[0]))) for x in pairs])
+        nu = nu.exp() / nu.exp().sum() if softmax else nu
+        p = sum(mu[i] * nu[i] * pairs[i] for i in range(6)) / sum(mu[i] * nu[i] for i in range(6))
+        z = classifier.weight @ p + classifier.bias
+        cross_entropy = cross_entropy - (z[batch.label[n]] - z.exp().sum().log()) / 6
+        compared = normed if region == "softmax" else raw
+        bias = bias + torch.relu(margin - (max(compared[1:]) - compared[0])) / 6
+    return cross_entropy + bias
 
-    def attended(values: Tensor, linear: Any) -> Tensor:
-        return torch.sigmoid(values @ linear.weight[0] + linear.bias)
 
-    expected, biases = [], []
-    for regions in features:
-        raw = attended(regions, method.self_attention)
-        mu = raw.softmax(0) if softmax else raw
-        whole = sum(m * f for m, f in zip(mu, regions, strict=True)) / mu.sum()
-        both = torch.stack([torch.cat([f, whole]) for f in regions])
-        nu = attended(both, method.relation_attention)
-        nu = nu.softmax(0) if softmax else nu
-        final = sum(m * n * f for m, n, f in zip(mu, nu, both, strict=True)) / (mu * nu).sum()
-        expected.append(method.network.classifier(final))
-        biases.append(max(0.0, 0.1 - float(raw[1:].max() - raw[0])))
-    torch.testing.assert_close(method.classify(VIEW), torch.stack(expected))
-    batch = batch_of(VIEW)
-    loss = method.loss(batch)
-    assert float(loss.parts["loss_region"]) == pytest.approx(sum(biases) / 6)
-    torch.testing.assert_close(
-        loss.total, F.cross_entropy(torch.stack(expected), batch.label) + loss.parts["loss_region"]
-    )
+@pytest.mark.parametrize("margin", [0.1, 0.03, 0.02])
+def test_ran_is_the_released_algorithm(margin: float) -> None:
+    method = build(RAN, margin=margin)
+    assert_equal_to(partial(released_ran, margin=margin), method, batch_of(VIEW))
+
+
+@pytest.mark.parametrize(
+    ("values", "as_transcribed"),
+    [
+        ({"softmax": False}, {"softmax": False}),
+        ({"region_loss": "sigmoid"}, {"region": "sigmoid"}),
+        ({"passes": "joint"}, {"joint": True}),
+    ],
+)
+def test_rans_variants_are_other_algorithms(values: dict[str, Any], as_transcribed: dict[str, Any]) -> None:
+    found = assert_equal_to(partial(released_ran, **as_transcribed), build(RAN, **values), batch_of(VIEW))
+    assert abs(float(found - build(RAN).loss(batch_of(VIEW)).total)) > 1e-6
+
+
+def test_rans_passes_differ_in_training_only() -> None:
+    separate, joint = (build(RAN, passes=passes) for passes in ("separate", "joint"))
+    torch.testing.assert_close(separate.eval().classify(VIEW), joint.eval().classify(VIEW), rtol=1e-12, atol=0)
 
 
 @pytest.mark.parametrize(
@@ -180,6 +221,11 @@ def test_ran_weighs_regions_by_both_attentions(softmax: bool) -> None:
         (DACL, {"weight": -1.0}, "method.weight is -1.0"),
         (DACL, {"center_lr": 1.5}, "method.center_lr is 1.5"),
         (RAN, {"crops": "landmarks"}, "method.crops is 'landmarks'"),
+        (RAN, {"num_crops": 8}, "method.num_crops is 8"),
+        (RAN, {"num_crops": 6, "crops": "fixed"}, "method.num_crops is 6"),
+        (RAN, {"num_crops": 0}, "method.num_crops is 0"),
+        (RAN, {"region_loss": "none"}, "method.region_loss is 'none'"),
+        (RAN, {"passes": "one"}, "method.passes is 'one'"),
         (RAN, {"crop_size": 1.0}, "method.crop_size is 1.0"),
         (RAN, {"margin": -0.1}, "method.margin is -0.1"),
     ],

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
 from small_methods import CLASSES, batch_of, build
+from torch import Tensor
 from torch.nn import functional as F
+from transcription import assert_equal_to
 
 from fer.methods.lde import LDE
 
@@ -51,6 +54,57 @@ def test_a_sample_alone_keeps_its_target() -> None:
     method = build(LDE)
     loss = method.loss(batch_of(VIEW[:1], 1))
     assert method.targets[0].argmax() == 0 and loss.total.isfinite()
+
+
+def released_lde(twin: Any, batch: Any) -> Tensor:
+    """The released targets and losses of the expression branch, sample by sample, with 3 neighbors."""
+    pooled = twin.network.backbone(VIEW).mean((2, 3))
+    z = pooled @ twin.network.classifier.weight.T + twin.network.classifier.bias
+    log_p = [row - row.exp().sum().log() for row in z]
+    score, half = twin.pair_score, pooled.shape[1] // 2
+    code = [score.code.weight @ f + score.code.bias for f in pooled]
+    unit = [(f / f.norm()).detach() for f in pooled]
+    total = torch.zeros((), dtype=torch.float64)
+    for i, label in enumerate(batch.label.tolist()):
+        nearest = sorted((j for j in range(6) if j != i), key=lambda j, i=i: -float(unit[i] @ unit[j]))[:3]
+        edges = []
+        for j in nearest:
+            x = torch.cat([code[i][:half], code[j][half:]])
+            for layer in (score.mlp[0], score.mlp[2]):
+                x = torch.relu(layer.weight @ x + layer.bias)
+            x = score.mlp[4].weight @ x + score.mlp[4].bias
+            edges.append(torch.sigmoid(x[0] - x[1]))  # the first of a softmax of two
+        now = sum(w * log_p[j].exp() for w, j in zip(edges, nearest, strict=True)) / sum(edges)
+        target = 0.9 * twin.targets[i] + 0.1 * now
+        total = total - log_p[i][label] / 6 + (target * (target.log() - log_p[i])).sum() / 6
+    return total
+
+
+def test_lde_is_the_released_algorithm_without_landmarks() -> None:
+    method = build(LDE, neighbours=3)
+    for _ in range(2):  # from the second step on the kept targets are no one-hot labels
+        assert_equal_to(released_lde, method, batch_of(VIEW))
+
+
+@pytest.mark.parametrize("weight", [1.0, 3.0])
+def test_the_given_label_keeps_its_share_of_the_minimum(weight: float) -> None:
+    # The target denies the given label altogether.
+    target = torch.tensor([0.0, 0.7, 0.1, 0.1, 0.1], dtype=torch.float64)
+    onehot = F.one_hot(torch.tensor(0), CLASSES).double()
+    logits = torch.zeros(CLASSES, dtype=torch.float64, requires_grad=True)
+    optimizer = torch.optim.LBFGS([logits], max_iter=500, tolerance_grad=1e-13, tolerance_change=0)
+
+    def loss() -> Tensor:
+        optimizer.zero_grad()
+        value = F.cross_entropy(logits, onehot) + weight * F.kl_div(logits.log_softmax(0), target, reduction="sum")
+        value.backward()
+        return value
+
+    optimizer.step(loss)
+    found = logits.detach().softmax(0)
+    torch.testing.assert_close(found, (onehot + weight * target) / (1 + weight), rtol=0, atol=1e-6)
+    if weight == 1.0:
+        assert float(found[0]) == pytest.approx(0.5, abs=1e-6)
 
 
 @pytest.mark.parametrize(

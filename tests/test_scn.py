@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import Any
 
@@ -10,8 +11,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from small_methods import CLASSES, batch_of, build
+from torch import Tensor
 from torch.nn import functional as F
+from transcription import assert_equal_to
 
+from fer.config import compose
 from fer.methods.scn import SCN, rank_regularisation
 
 
@@ -77,6 +81,36 @@ def test_relabelling_changes_doubted_labels_and_every_later_loss(group: str) -> 
     assert float(second.parts["loss_cls"]) != pytest.approx(float(first.parts["loss_cls"]))
     changed = sum(now != then for now, then in zip(expected, batch.label.tolist(), strict=True))
     assert float(second.parts["relabeled"]) == pytest.approx(changed / 6)
+
+
+def released_scn(twin: Any, batch: Any) -> Tensor:
+    """The released step of 6 samples, of which ``floor(0.7 * 6)`` are the high group."""
+    pooled = twin.network.backbone(VIEW).mean((2, 3))
+    alpha = [1 / (1 + torch.exp(-(twin.importance.weight[0] @ f + twin.importance.bias[0]))) for f in pooled]
+    total = torch.zeros((), dtype=torch.float64)
+    for n, label in enumerate(twin.labels[batch.index].tolist()):
+        z = alpha[n] * (twin.network.classifier.weight @ pooled[n] + twin.network.classifier.bias)
+        total = total + (z.exp().sum().log() - z[label]) / 6
+        p = (z.detach().exp() / z.detach().exp().sum()).tolist()
+        if max(p) - p[label] > 0.05:
+            twin.labels[batch.index[n]] = p.index(max(p))
+    ranked = sorted(alpha, key=lambda value: -float(value.detach()))
+    gap = sum(ranked[:4]) / 4 - sum(ranked[4:]) / 2
+    return torch.as_tensor(total + torch.relu(0.07 - gap))
+
+
+def test_scn_is_the_released_algorithm_labels_included() -> None:
+    method = build(SCN, rank_margin=0.07, relabel_from=0, relabel_margin=0.05, relabel_group="all")
+    twin, batch = copy.deepcopy(method), batch_of(VIEW)
+    for _ in range(2):  # the second step learns from the new labels
+        assert_equal_to(released_scn, method, batch)
+        released_scn(twin, batch)
+        assert method.labels.tolist() == twin.labels.tolist() != batch.label.tolist()
+
+
+@pytest.mark.parametrize(("group", "experiment"), [("low", []), ("all", ["experiment=scn_raf_db", "data.root=x"])])
+def test_the_preset_relabels_as_released(group: str, experiment: list[str]) -> None:
+    assert compose(["method=scn", *experiment]).method.relabel_group == group
 
 
 def test_nothing_is_relabelled_before_its_epoch() -> None:

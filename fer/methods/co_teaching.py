@@ -4,6 +4,8 @@ NeurIPS 2018, arXiv 1804.06872.
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -11,6 +13,8 @@ from torch.nn import functional as F
 from fer.batch import Batch
 from fer.methods.base import Loss, Setting
 from fer.methods.two_networks import Evaluated, TwoNetworks
+
+Schedule = Literal["released", "paper"]
 
 
 def smallest_losses(losses: Tensor, labels: Tensor, drop_rate: float, *, per_class: bool) -> Tensor:
@@ -31,17 +35,33 @@ def smallest_losses(losses: Tensor, labels: Tensor, drop_rate: float, *, per_cla
 
 
 class CoTeaching(TwoNetworks):
-    """Each network learns from the samples of the batch that have the smallest cross-entropy in the other.
+    """Co-teaching (Han et al., NeurIPS 2018): each network learns from the samples that are easy for the other.
 
-    The share that is left out rises from 0 in the first epoch to ``noise_ratio`` ** ``exponent`` in epoch ``ramp``
-    and stays. The losses are means over the samples kept; the released code divides by their number once more.
+        D_a       = the (1 - R(t)) B samples of the batch with the smallest CE(z_a, y) in network a = 1, 2
+        L         = mean over D_2 of CE(z_1, y) + mean over D_1 of CE(z_2, y)
+        released  R(t) = min(t / (T_k - 1), 1) tau^c for t < T_k, and tau from then on
+        paper     R(t) = min(t / T_k, 1) tau^c
+
+        symbol    argument       default
+        tau       noise_ratio    -
+        T_k       ramp           10 (of 200 epochs)
+        c         exponent       1
+
+    The released code counts t from 1 in the first trained epoch (t = 0 is tested only), so that R reaches its end in
+    the ninth with T_k = 10, and with c other than 1 it jumps to tau in the tenth. The paper's schedule counts t from 0
+    here and stays at tau^c.
+
+    Differences from the released code: it divides each mean by the number of samples once more, which is left out. Of
+    n samples it keeps (1 - R) n rounded down as floating point has it; here 1e-6 is added, so that 0.7 * 10 is 7, and
+    at least one is kept. Equal losses keep the order of the batch.
 
     Args:
         setting: what the experiment fixes.
-        noise_ratio: assumed share of wrong labels, in [0, 1): knowledge that other methods do not have.
-        ramp: epochs over which the share rises (paper: 10 of 200).
-        exponent: above 0 (paper: 1).
-        per_class: choose within each label (paper: no).
+        noise_ratio: tau, the assumed share of wrong labels, in [0, 1): knowledge that other methods do not have.
+        ramp: T_k, epochs over which the share left out rises; 0, at its end from the first epoch on.
+        exponent: c, above 0.
+        schedule: R(t), ``released`` or ``paper``.
+        per_class: choose within each label (paper and released code: no).
         evaluated: see ``TwoNetworks``; ``train/*`` is the first network's.
 
     Raises:
@@ -55,6 +75,7 @@ class CoTeaching(TwoNetworks):
         noise_ratio: float | None,
         ramp: int = 10,
         exponent: float = 1.0,
+        schedule: Schedule = "released",
         per_class: bool = False,
         evaluated: Evaluated = "first",
     ) -> None:
@@ -66,16 +87,22 @@ class CoTeaching(TwoNetworks):
             raise ValueError(
                 f"method.ramp is {ramp} and method.exponent {exponent}; they must be 0 or more, and above 0"
             )
+        if schedule not in ("released", "paper"):
+            raise ValueError(f"method.schedule is {schedule!r}; choose released or paper")
         super().__init__(setting, evaluated=evaluated)
         self.noise_ratio = noise_ratio
         self.ramp = ramp
         self.exponent = exponent
+        self.schedule = schedule
         self.per_class = per_class
 
     def drop_rate(self, epoch: int) -> float:
-        """Share of a batch that is left out in an epoch, counted from 0."""
-        progress = min(epoch / self.ramp, 1.0) if self.ramp else 1.0
-        return float(self.noise_ratio**self.exponent) * progress
+        """Return R, the share of a batch that is left out, of an epoch counted from 0."""
+        end = float(self.noise_ratio**self.exponent)
+        if self.schedule == "paper":
+            return end * (min(epoch / self.ramp, 1.0) if self.ramp else 1.0)
+        t = epoch + 1
+        return end * t / (self.ramp - 1) if t < self.ramp else self.noise_ratio
 
     def loss(self, batch: Batch) -> Loss:
         logits, second_logits = self.logits_of_both(batch.image)

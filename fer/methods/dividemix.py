@@ -119,6 +119,10 @@ class DivideMix(TwoNetworks):
         """Two draws of the augmentation; neither is mirrored."""
         return self.augmentation.one_view(image), self.augmentation.one_view(image)
 
+    def conclusions(self) -> dict[str, Tensor]:
+        """Give w of each network, 0..1."""
+        return {"clean_by_first": self.clean[0], "clean_by_second": self.clean[1]}
+
     def on_train_epoch_start(self) -> None:
         super().on_train_epoch_start()
         if self.current_epoch >= self.warm_up:

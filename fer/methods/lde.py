@@ -41,17 +41,33 @@ class PairScore(nn.Module):
 
 
 class LDE(Method):
-    """Cross-entropy plus ``weight`` times ``KL(target || p)``, with targets from a sample's neighbours in its batch.
+    """Label distribution estimation of LA-Net (Wu and Cui, ICCV 2023), in expression space.
 
-    Of the ``neighbours`` nearest samples by cosine of the pooled features, the predictions are averaged with learnt
-    weights. ``target = momentum * kept + (1 - momentum) * average``, which is then kept for the sample; at the start
-    the one-hot given label is. The gradient goes through the average, by which the weights are learnt.
+        N_i     = the k samples of the batch nearest to i by cosine of the pooled features
+        a_i     = sum_j w_ij p_j / sum_j w_ij,   j in N_i             w_ij from an MLP on both features
+        t_i     = m kept_i + (1 - m) a_i,   kept_i <- t_i             kept_i starts as the one-hot given label
+        L       = mean CE(z_i, y_i) + lambda mean KL(t_i || p_i)
+
+        symbol    argument      default
+        k         neighbours    8
+        m         momentum      0.9 (released code)
+        lambda    weight        1 (released code)
+
+    The gradient goes through a_i, by which the weights are learned.
+
+    The given label keeps at least half of what is learned: with lambda = 1 the loss of a sample is minimal in p at
+    (onehot y + t) / 2, and at (onehot y + lambda t) / (1 + lambda) in general, whatever t has become. A network that
+    is large enough therefore memorizes wrong labels nearly all (99.8 % were seen), in the released code as here.
+
+    Differences from the released code: without its landmark branch the neighbors are those in expression space alone,
+    and there is no expression-landmark contrastive loss. CE, KL and targets are equal for the same neighbors; under
+    DDP neighbors come from the local part of the batch, in the released code from the batch of all ranks.
 
     Args:
         setting: what the experiment fixes.
-        neighbours: 1 or more; of a smaller batch all others (paper: 8).
-        momentum: in [0, 1) (released code: 0.9).
-        weight: 0 or more (released code: 1).
+        neighbours: k, 1 or more; of a smaller batch all others.
+        momentum: m, in [0, 1).
+        weight: lambda, 0 or more.
 
     Raises:
         ValueError: a value outside its range.

@@ -4,6 +4,8 @@ purpleleaves007/FERDenoise).
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -15,19 +17,23 @@ from fer.batch import Batch
 from fer.methods.base import Loss, Setting
 from fer.methods.two_networks import Evaluated, TwoNetworks
 
+Weights = Literal["step", "epoch"]
+
 _BINS = 100
 _LEAST = 1e-4
 
 
-def clean_probability(similarity: NDArray[np.float64], iterations: int = 10) -> NDArray[np.float64]:
-    """Posterior of the component of high similarity in a mixture of two beta distributions, fitted by EM.
+def clean_table(similarity: NDArray[np.float64], iterations: int = 10) -> NDArray[np.float64]:
+    """Posterior of the component of high similarity in a mixture of two beta distributions, by bins of similarity.
 
-    Components start at (1, 2) and (2, 1) with equal shares; a step matches weighted means and variances. The posterior
-    is read from a table of 100 bins in which it never falls with similarity.
+    Components start at (1, 2) and (2, 1) with equal shares; a step of EM matches weighted means and variances.
 
     Args:
         similarity: (N,), in 0..1.
         iterations: EM steps.
+
+    Returns:
+        (100,), bins from 0 to 1, never falling, within 1e-4 to 1 - 1e-4.
     """
     x = similarity.clip(_LEAST, 1 - _LEAST)
     parameters, shares = [(1.0, 2.0), (2.0, 1.0)], np.array([0.5, 0.5])
@@ -41,9 +47,21 @@ def clean_probability(similarity: NDArray[np.float64], iterations: int = 10) -> 
     bins = np.linspace(_LEAST, 1 - _LEAST, _BINS)
     low, high = sorted(range(2), key=lambda k: parameters[k][0] / sum(parameters[k]))
     density = np.stack([shares[k] * beta_distribution.pdf(bins, *parameters[k]) for k in (low, high)]) + 1e-12
-    table = np.maximum.accumulate(density[1] / density.sum(0))
-    found: NDArray[np.float64] = table[(x * _BINS).astype(np.int64).clip(max=_BINS - 1)]
-    return found
+    table: NDArray[np.float64] = np.maximum.accumulate(density[1] / density.sum(0)).clip(_LEAST, 1 - _LEAST)
+    return table
+
+
+def similarity_to_label(p: Tensor, labels: Tensor) -> Tensor:
+    """Cosine similarity (2, B) of both networks' probabilities (2, B, K) and the one-hot labels (B,)."""
+    of_label = p.gather(2, labels[None, :, None].expand(2, -1, 1))[:, :, 0]
+    similarity: Tensor = of_label / p.norm(dim=2)
+    return similarity
+
+
+def look_up(tables: Tensor, similarity: Tensor) -> Tensor:
+    """Clean probability (2, B) of similarities (2, B) by the networks' tables (2, 100)."""
+    bins = (similarity.clamp(_LEAST, 1 - _LEAST) * _BINS).long().clamp(max=_BINS - 1)
+    return tables.gather(1, bins)
 
 
 def _matched(x: NDArray[np.float64], weight: NDArray[np.float64]) -> tuple[float, float]:
@@ -55,50 +73,94 @@ def _matched(x: NDArray[np.float64], weight: NDArray[np.float64]) -> tuple[float
 
 
 class ReSup(TwoNetworks):
-    """Two networks, each of which weighs the samples of the other by how clean it thinks their labels.
+    """Reliable label noise suppression (arXiv 2305.17895; formulas from the released code).
 
-    In the first epoch both learn by cross-entropy. Before every later one, the cosine similarity of each network's
-    probabilities and the one-hot label over the whole training set is modelled by two beta distributions, and
-    cross-entropy is weighted per sample by the OTHER network's probability of the clean one. Always added:
-    ``agreement`` times the mean squared difference of both networks' probabilities. The released code starts the
-    second network from other weights (ImageNet instead of faces); here both start from the backbone's.
+        s_a(x)  = cos(p_a(x), onehot y)                               similarity in network a = 1, 2
+        w_a(x)  = posterior of the high component of a mixture of two beta distributions, at s_a(x)
+        L_1     = mean w_2(x) CE(p_1(x), y)                           and L_2 likewise with w_1
+        L       = L_1 + L_2 + lambda * mean (p_1 - p_2)^2
+
+        symbol    argument     default
+        lambda    agreement    5
+
+    The mixtures are fitted before every epoch but the first to the similarities of all training samples without
+    augmentation. In the first epoch w = 1 and there is no agreement term.
+
+    Differences from the released code: its second network starts from ImageNet's weights and the first from those of
+    face recognition, here both start from the backbone's. The posterior is made monotone by its running maximum over
+    100 bins, and the densities get 1e-12, which are assumptions.
 
     Args:
         setting: what the experiment fixes.
-        agreement: 0 or more (released code: 5).
+        agreement: lambda, 0 or more.
+        agreement_from: first epoch, counted from 0, with the agreement term (released code: 1).
+        weights: ``step``, w is looked up at the similarity of the current step's view (released code); ``epoch``, at
+            that of the pass before the epoch, so that it stays for the epoch. Memorized labels weigh more then.
         evaluated: see ``TwoNetworks`` (released code: the first); ``train/*`` is the first network's.
 
     Raises:
         ValueError: a value outside its range.
     """
 
-    clean: Tensor
-    """Float (2, N): what the first and the second network think of every label."""
-
-    def __init__(self, setting: Setting, *, agreement: float = 5.0, evaluated: Evaluated = "first") -> None:
+    def __init__(
+        self,
+        setting: Setting,
+        *,
+        agreement: float = 5.0,
+        agreement_from: int = 1,
+        weights: Weights = "step",
+        evaluated: Evaluated = "first",
+    ) -> None:
         if not agreement >= 0:
             raise ValueError(f"method.agreement is {agreement}; it must be 0 or more")
+        if agreement_from < 0:
+            raise ValueError(f"method.agreement_from is {agreement_from}; it must be 0 or more")
+        if weights not in ("step", "epoch"):
+            raise ValueError(f"method.weights is {weights!r}; choose step or epoch")
         super().__init__(setting, evaluated=evaluated)
         self.agreement = agreement
-        self.register_buffer("clean", torch.ones(2, len(setting.given_labels)))
+        self.agreement_from = agreement_from
+        self.weights = weights
+        # Kept between epochs, because a run may be resumed within one.
+        if weights == "step":
+            self.register_buffer("tables", torch.ones(2, _BINS))
+            self.tables: Tensor  # clean probability by similarity in the first and in the second network
+            self.register_sample_state("newest", torch.ones(len(setting.given_labels), 2))
+            self.newest: Tensor  # clean probability of every label when it was last looked up, by both networks
+        else:
+            self.register_buffer("clean", torch.ones(2, len(setting.given_labels)))
+            self.clean: Tensor  # clean probability of every label in the first and in the second network
+
+    def conclusions(self) -> dict[str, Tensor]:
+        """Give how clean each network thinks the labels, 0..1."""
+        first, second = self.newest.T if self.weights == "step" else self.clean
+        return {"clean_by_first": first, "clean_by_second": second}
 
     def on_train_epoch_start(self) -> None:
         super().on_train_epoch_start()
         if self.current_epoch == 0:
             return
-        p = self.probabilities_of_training_samples()
-        of_label = self.of_given_label(p)
-        similarity = (of_label / p.norm(dim=2)).double().cpu().numpy()
-        clean = torch.from_numpy(np.stack([clean_probability(row) for row in similarity]))
-        self.clean.copy_(clean.clamp(_LEAST, 1 - _LEAST))
+        similarity = similarity_to_label(self.probabilities_of_training_samples(), self.given_labels)
+        tables = torch.from_numpy(np.stack([clean_table(row) for row in similarity.double().cpu().numpy()]))
+        if self.weights == "step":
+            self.tables.copy_(tables)
+        else:
+            self.clean.copy_(look_up(tables.to(similarity), similarity))
 
     def loss(self, batch: Batch) -> Loss:
         logits = self.logits_of_both(batch.image)
         losses = torch.stack([F.cross_entropy(z, batch.label, reduction="none") for z in logits])
-        of_other = self.clean[:, batch.index].flip(0)
-        loss_first, loss_second = (of_other * losses).mean(1)
         p = logits.softmax(2)
+        if self.weights == "step":
+            clean = look_up(self.tables, similarity_to_label(p.detach(), batch.label))
+            self.newest[batch.index] = clean.T.to(self.newest.dtype)
+        else:
+            clean = self.clean[:, batch.index]
+        of_other = clean.flip(0)
+        loss_first, loss_second = (of_other * losses).mean(1)
         loss_agreement = F.mse_loss(p[0], p[1])
-        total = loss_first + loss_second + self.agreement * loss_agreement
+        total = loss_first + loss_second
+        if self.current_epoch >= self.agreement_from:
+            total = total + self.agreement * loss_agreement
         parts = {"loss_first": loss_first, "loss_second": loss_second, "loss_agreement": loss_agreement}
         return Loss(total, logits[0], {**parts, "clean": of_other.mean()})

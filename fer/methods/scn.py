@@ -41,21 +41,33 @@ def rank_regularisation(importance: Tensor, high_share: float, margin: float) ->
 
 
 class SCN(AttentionConsistency):
-    """Cross-entropy of logits scaled by a learnt importance, plus a ranking of the importances, plus relabelling.
+    """Self-Cure Network (Wang et al., CVPR 2020, arXiv 2002.10392).
 
-    ``logits = importance * classifier(features)``, ``importance = sigmoid(Linear(features))``, in training and test
-    alike. From epoch ``relabel_from`` on, a sample whose largest probability exceeds that of its label by more than
-    ``relabel_margin`` gets the predicted class as its label for all later steps. What ``train/*`` is measured against
+        alpha_i = sigmoid(w_a . f_i)                                  importance
+        L_WCE   = CE(alpha_i * W f_i, y_i)                            logit-weighted cross-entropy
+        L_RR    = max(0, delta_1 - (mean alpha_high - mean alpha_low))    rank regularization
+        y_i    <- argmax p_i   if   max p_i - p_i[y_i] > delta_2      relabeling
+        L       = L_WCE + L_RR
+
+        symbol    argument        default
+        beta      high_share      0.7
+        delta_1   rank_margin     0.15 (batch 1024); 0.07 (batch 64, released code)
+        delta_2   relabel_margin  0.2
+
+    The floor(beta B) largest of a batch of B are the high group. Logits are alpha_i * W f_i in training and test
+    alike; the bias is scaled too. New labels count from the next step on, and what ``train/*`` is measured against
     stays the given label. ``predictions.csv`` holds the importances.
+
+    Differences from the released code: none with ``relabel_group="all"``. ``low`` follows the paper's text, by which
+    only samples of the low group are relabeled. ``lam`` adds EAC's attention consistency, of which SCN has none.
 
     Args:
         setting: what the experiment fixes.
-        high_share: of a batch that the ranking takes as important (paper: 0.7).
-        rank_margin: between the groups' mean importances (paper, batches of 1024: 0.15; released code's advice for
-            batches of 64: 0.07).
+        high_share: beta, in (0, 1).
+        rank_margin: delta_1, 0 or more.
         relabel_from: first epoch, counted from 0, that relabels (released code: 10th of 70).
-        relabel_margin: between the largest probability and the label's (paper: 0.2).
-        relabel_group: ``low``, only samples of the low group (the paper's text); ``all`` (the released code).
+        relabel_margin: delta_2, 0 or more.
+        relabel_group: ``all`` (the released code) or ``low``, only samples of the low group (the paper's text).
         lam, erase: see ``AttentionConsistency``.
 
     Raises:
