@@ -1,4 +1,4 @@
-"""MAN and DivideMix split the training set and treat the parts unlike, against their formulas in float64."""
+"""DivideMix splits the training set and treats the parts unlike, against its formulas in float64."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from small_methods import CLASSES, batch_of, build
 from torch.nn import functional as F
 
 from fer.methods.dividemix import DivideMix, sharpen, small_loss_probability
-from fer.methods.man import AMBIGUOUS, CLEAN, MAN, NOISY
 
 VIEWS = tuple(torch.randn(2, 6, 3, 32, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(7)))
 
@@ -24,64 +23,6 @@ def in_epoch(method: Any, epoch: int, epochs: int = 100) -> Any:
     trainer = {"max_epochs": epochs, "current_epoch": epoch, "callbacks": [], "world_size": 1}
     method._trainer = type("Trainer", (), trainer)()
     return method.eval()
-
-
-# MAN
-
-
-def test_man_treats_every_group_by_its_own_loss() -> None:
-    method = in_epoch(build(MAN, warm_up=10), 45)
-    groups = [CLEAN, CLEAN, AMBIGUOUS, NOISY, AMBIGUOUS, CLEAN]
-    method.group.copy_(torch.tensor(groups))
-    batch = batch_of(VIEWS)
-    weak = [method.network(VIEWS[0])[1], method.second_network(VIEWS[0])[1]]
-    strong = [method.network(VIEWS[1])[1], method.second_network(VIEWS[1])[1]]
-    share = 0.9 * math.exp(-0.65 * (1 - 45 / (0.9 * 100)) ** 2)
-    clean, mutual, noisy = [], [], []
-    for i, group in enumerate(groups):
-        log_p = [z[i].log_softmax(0) for z in weak]
-        ce = -sum(float(each[batch.label[i]]) for each in log_p)
-        if group == CLEAN:
-            clean.append(ce)
-        elif group == AMBIGUOUS:
-            both = [float((a.exp() * (a - b)).sum()) for a, b in (log_p, log_p[::-1])]
-            mutual.append((1 - share) * 0.5 * ce + share * 0.5 * sum(both))
-        else:
-            pairs = zip(log_p, strong, strict=True)
-            noisy.append(sum(float((a.exp() - z[i].softmax(0)).square().mean()) for a, z in pairs))
-    loss = method.loss(batch)
-    expected = sum(clean) / 3 + 0.6 * sum(mutual) / 2 + sum(noisy)
-    assert float(loss.total) == pytest.approx(expected)
-    assert float(loss.parts["clean"]) == pytest.approx(0.5)
-
-
-def test_man_warms_up_by_cross_entropy_of_both_networks() -> None:
-    method = in_epoch(build(MAN, warm_up=10), 9)
-    method.group.fill_(NOISY)
-    batch = batch_of(VIEWS)
-    expected = sum(F.cross_entropy(net(VIEWS[0])[1], batch.label) for net in (method.network, method.second_network))
-    torch.testing.assert_close(method.loss(batch).total, expected)
-
-
-def test_mans_mutual_learning_rises_to_nine_tenths() -> None:
-    shares = [build(MAN).mutual_share(progress) for progress in (0, 0.45, 0.9, 1)]
-    assert shares == pytest.approx([0.9 * math.exp(-0.65), 0.9 * math.exp(-0.65 / 4), 0.9, 0.9])
-
-
-def test_a_batch_of_one_group_has_a_finite_loss() -> None:
-    method = in_epoch(build(MAN, warm_up=0), 1)
-    for group in (NOISY, AMBIGUOUS, CLEAN):
-        method.group.fill_(group)
-        assert method.loss(batch_of(VIEWS)).total.isfinite()
-
-
-def test_mans_strong_view_is_drawn_for_each_image() -> None:
-    method = build(MAN)
-    image = torch.randint(0, 256, (1, 3, 40, 40), dtype=torch.uint8).expand(8, -1, -1, -1)
-    method.augmentation.erase_probability = method.augmentation.pixel_noise_probability = 0.0
-    weak, strong = method.make_views(image)
-    assert torch.equal(weak[0], weak[1])
-    assert len({tuple(each.flatten().tolist()) for each in strong}) > 4
 
 
 # DivideMix
@@ -189,8 +130,6 @@ def test_dividemix_warms_up_and_ramps() -> None:
 @pytest.mark.parametrize(
     ("method", "values", "said"),
     [
-        (MAN, {"warm_up": -1}, "method.warm_up is -1"),
-        (MAN, {"mutual_weight": -1.0}, "method.mutual_weight is -1.0"),
         (DivideMix, {"ramp": -1}, "method.ramp is -1"),
         (DivideMix, {"threshold": 1.5}, "method.threshold is 1.5"),
         (DivideMix, {"temperature": 0.0}, "method.temperature is 0.0"),
