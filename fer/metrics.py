@@ -75,6 +75,11 @@ class TrainingStatistics:
     def __init__(self) -> None:
         self.reset()
 
+    @property
+    def is_empty(self) -> bool:
+        """Tell whether no sample was trained."""
+        return self._counts is None
+
     def reset(self) -> None:
         self._counts: Tensor | None = None
         self._loss_sums: dict[str, Tensor] = {}

@@ -9,7 +9,13 @@ import torch
 from ranks import Ranks
 from torch import Tensor, nn
 
-from fer.models.batch_norm import keep_views_apart, sum_over_ranks, synchronise_statistics
+from fer.models.batch_norm import (
+    groups_apart,
+    keep_views_apart,
+    make_groupable,
+    sum_over_ranks,
+    synchronise_statistics,
+)
 
 CHANNELS, STEPS, VIEWS = 5, 2, 2
 SHARES = {2: (3, 2), 3: (4, 1, 2)}
@@ -94,6 +100,43 @@ def test_ranks_with_uneven_shares_normalise_as_one_device_does(
     for name in ("running_mean", "running_var", "num_batches_tracked"):
         assert all(torch.equal(value[name], values[0][name]) for value in values)
         compare(name, values[0][name])
+
+
+OF_RANKS = ([0, 1, 2, 0], [2, 2, 0])
+"""Groups of every rank's samples: the second one has none of group 1, and group 2 leaves no trace."""
+
+
+def outcome_of_groups(groups: list[list[int]]) -> Outcome:
+    net = network(torch.float64)
+    make_groupable(net)
+    rank = 0
+    if torch.distributed.is_initialized():
+        rank = torch.distributed.get_rank()
+        synchronise_statistics(net, torch.device("cpu"))
+    image, gradient = (whole[0, 0].split([len(own) for own in groups])[rank] for whole in batches(7))
+    with groups_apart(net, torch.eye(3)[groups[rank]], tracked=2):
+        return outcome(net, [image], [gradient])
+
+
+def test_groups_of_a_joint_batch_are_batches_of_their_own(ranks: dict[int, Ranks]) -> None:
+    members = torch.tensor([*OF_RANKS[0], *OF_RANKS[1]])
+    image, gradient = (whole[0, 0] for whole in batches(7))
+    net, last = network(torch.float64), network(torch.float64)
+    rows = [(members == group).nonzero()[:, 0] for group in range(3)]
+    parts = [outcome(each, [image[row]], [gradient[row]]) for each, row in zip((net, net, last), rows, strict=True)]
+    answers = ranks[2](outcome_of_groups, [*OF_RANKS])
+    for values in ([outcome_of_groups([members.tolist()])], answers):
+        for name in ("outputs", "inputs"):
+            found = torch.cat([value[name][0] for value in values])
+            for row, part in zip(rows, parts, strict=True):
+                torch.testing.assert_close(found[row], part[name][0], rtol=1e-12, atol=1e-12)
+        for name in ("weight", "bias"):
+            # Gradients of the first two groups add up in their network.
+            expected = parts[1][name] + parts[2][name]
+            torch.testing.assert_close(sum(value[name] for value in values), expected, rtol=1e-12, atol=1e-12)
+        for value in values:
+            for name, expected in net.named_buffers():
+                torch.testing.assert_close(value[name.split(".")[-1]], expected, rtol=1e-12, atol=1e-12)
 
 
 def sum_and_gradient(share: int) -> tuple[Tensor, Tensor]:

@@ -217,7 +217,7 @@ def test_dmue_is_trained_on_plateaus_of_its_authors() -> None:
         instantiate(config.optim.scheduler, starts=[0, 6])(optimizer)
 
 
-@pytest.mark.parametrize(("epochs", "expected"), [(70, 9), (35, 4), (7, 1), (2, 0)])
+@pytest.mark.parametrize(("epochs", "expected"), [(140, 18), (70, 9), (35, 6), (7, 6), (2, 2)])
 def test_epochs_of_a_paper_scale_with_the_training(epochs: int, expected: int) -> None:
     assert compose(["method=scn", f"trainer.max_epochs={epochs}"]).method.relabel_from == expected
 

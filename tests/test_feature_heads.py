@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from functools import partial
 from typing import Any
@@ -16,6 +17,7 @@ from transcription import assert_equal_to
 from fer.methods.dacl import DACL, sparse_center_loss
 from fer.methods.ran import RAN
 from fer.methods.rul import RUL
+from fer.models.backbones import tiny
 
 VIEW = torch.randn(6, 3, 32, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(7))
 
@@ -84,6 +86,59 @@ def test_the_center_loss_weighs_every_dimension() -> None:
         float(attention[i, d]) * float(features[i, d] - centers[i, d]) ** 2 for i in range(4) for d in range(5)
     )
     assert float(sparse_center_loss(features, attention, centers)) == pytest.approx(expected / 8)
+
+
+def test_dacl_starts_as_its_released_code() -> None:
+    names = tuple("abcdefg")
+    released, plain = (
+        build(DACL, class_names=names, backbone=lambda: tiny(width=64), initialization=each)
+        for each in ("released", "plain")
+    )
+    assert float(released.centers.std()) == pytest.approx(math.sqrt(2 / 7), rel=0.03)  # 0.53
+    assert float(plain.centers.std()) == pytest.approx(1, rel=0.03)
+    linear = [layer for layer in released.attention if isinstance(layer, torch.nn.Linear)]
+    assert len(linear) == 4
+    for layer in linear:
+        assert float(layer.weight.detach().std()) == pytest.approx(math.sqrt(2 / layer.in_features), rel=0.03)
+        assert not layer.bias.any()
+    assert any(layer.bias.any() for layer in plain.attention if isinstance(layer, torch.nn.Linear))
+
+
+def test_dacl_is_its_released_code() -> None:
+    """Loss, gradients and centers, batch statistics of the attention network included."""
+    method = build(DACL)
+    reference = copy.deepcopy(method)
+    labels = batch_of(VIEW).label
+    features = reference.network.features(VIEW)
+    pooled = features.mean((2, 3))
+    x = features.flatten(1)
+    linear = [layer for layer in reference.attention if isinstance(layer, torch.nn.Linear)]
+    for layer, activation in zip(linear, (torch.relu, torch.relu, torch.tanh), strict=False):
+        x = x @ layer.weight.T + layer.bias
+        x = activation((x - x.mean(0)) / (x.var(0, correction=0) + 1e-5).sqrt())
+    pairs = (x @ linear[3].weight.T + linear[3].bias).view(6, -1, 2).exp()
+    attention = pairs[:, :, 1] / pairs.sum(2)
+    centers = reference.centers[labels]
+    logits = pooled @ reference.network.classifier.weight.T + reference.network.classifier.bias
+    expected = -logits.log_softmax(1)[range(6), labels].mean()
+    expected = expected + 0.01 * (attention * (pooled - centers) ** 2).sum() / 2 / 6
+    expected.backward()
+    moved = reference.centers.clone()
+    for k in range(CLASSES):
+        rows = labels == k
+        gradient = -(attention * (pooled - centers))[rows].sum(0) / (1 + rows.sum())
+        moved[k] -= 0.5 * gradient.detach()
+    loss = method.loss(batch_of(VIEW))
+    loss.total.backward()
+    torch.testing.assert_close(loss.total, expected, rtol=1e-10, atol=0)
+    torch.testing.assert_close(method.centers, moved, rtol=1e-10, atol=1e-12)
+    for (name, ours), theirs in zip(method.named_parameters(), reference.parameters(), strict=True):
+        largest = theirs.grad.abs().max() if theirs.grad is not None else 0.0
+        if theirs.grad is None:
+            # Scale and shift of the attention network's BatchNorm, left out above, are 1 and 0.
+            assert name.startswith("attention")
+        else:
+            assert (ours.grad - theirs.grad).abs().max() <= 1e-8 * largest + 1e-12, name
 
 
 @pytest.mark.parametrize("attentive", [True, False])
@@ -220,6 +275,7 @@ def test_rans_passes_differ_in_training_only() -> None:
         (RUL, {"classifier_lr_factor": 0.0}, "method.classifier_lr_factor is 0.0"),
         (DACL, {"weight": -1.0}, "method.weight is -1.0"),
         (DACL, {"center_lr": 1.5}, "method.center_lr is 1.5"),
+        (DACL, {"initialization": "zero"}, "method.initialization is 'zero'"),
         (RAN, {"crops": "landmarks"}, "method.crops is 'landmarks'"),
         (RAN, {"num_crops": 8}, "method.num_crops is 8"),
         (RAN, {"num_crops": 6, "crops": "fixed"}, "method.num_crops is 6"),

@@ -1,7 +1,8 @@
-"""MAN and DivideMix split the training set and treat the parts unlike, against their formulas in float64."""
+"""DivideMix splits the training set and treats the parts unlike, against its formulas in float64."""
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import Any
 
@@ -11,10 +12,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from small_methods import CLASSES, batch_of, build
+from torch import Tensor
 from torch.nn import functional as F
 
-from fer.methods.dividemix import DivideMix, sharpen, small_loss_probability
-from fer.methods.man import AMBIGUOUS, CLEAN, MAN, NOISY
+from fer.errors import TrainingError
+from fer.methods.dividemix import DivideMix, sharpen, small_loss_probability, small_loss_probability_from_k_means
 
 VIEWS = tuple(torch.randn(2, 6, 3, 32, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(7)))
 
@@ -24,64 +26,6 @@ def in_epoch(method: Any, epoch: int, epochs: int = 100) -> Any:
     trainer = {"max_epochs": epochs, "current_epoch": epoch, "callbacks": [], "world_size": 1}
     method._trainer = type("Trainer", (), trainer)()
     return method.eval()
-
-
-# MAN
-
-
-def test_man_treats_every_group_by_its_own_loss() -> None:
-    method = in_epoch(build(MAN, warm_up=10), 45)
-    groups = [CLEAN, CLEAN, AMBIGUOUS, NOISY, AMBIGUOUS, CLEAN]
-    method.group.copy_(torch.tensor(groups))
-    batch = batch_of(VIEWS)
-    weak = [method.network(VIEWS[0])[1], method.second_network(VIEWS[0])[1]]
-    strong = [method.network(VIEWS[1])[1], method.second_network(VIEWS[1])[1]]
-    share = 0.9 * math.exp(-0.65 * (1 - 45 / (0.9 * 100)) ** 2)
-    clean, mutual, noisy = [], [], []
-    for i, group in enumerate(groups):
-        log_p = [z[i].log_softmax(0) for z in weak]
-        ce = -sum(float(each[batch.label[i]]) for each in log_p)
-        if group == CLEAN:
-            clean.append(ce)
-        elif group == AMBIGUOUS:
-            both = [float((a.exp() * (a - b)).sum()) for a, b in (log_p, log_p[::-1])]
-            mutual.append((1 - share) * 0.5 * ce + share * 0.5 * sum(both))
-        else:
-            pairs = zip(log_p, strong, strict=True)
-            noisy.append(sum(float((a.exp() - z[i].softmax(0)).square().mean()) for a, z in pairs))
-    loss = method.loss(batch)
-    expected = sum(clean) / 3 + 0.6 * sum(mutual) / 2 + sum(noisy)
-    assert float(loss.total) == pytest.approx(expected)
-    assert float(loss.parts["clean"]) == pytest.approx(0.5)
-
-
-def test_man_warms_up_by_cross_entropy_of_both_networks() -> None:
-    method = in_epoch(build(MAN, warm_up=10), 9)
-    method.group.fill_(NOISY)
-    batch = batch_of(VIEWS)
-    expected = sum(F.cross_entropy(net(VIEWS[0])[1], batch.label) for net in (method.network, method.second_network))
-    torch.testing.assert_close(method.loss(batch).total, expected)
-
-
-def test_mans_mutual_learning_rises_to_nine_tenths() -> None:
-    shares = [build(MAN).mutual_share(progress) for progress in (0, 0.45, 0.9, 1)]
-    assert shares == pytest.approx([0.9 * math.exp(-0.65), 0.9 * math.exp(-0.65 / 4), 0.9, 0.9])
-
-
-def test_a_batch_of_one_group_has_a_finite_loss() -> None:
-    method = in_epoch(build(MAN, warm_up=0), 1)
-    for group in (NOISY, AMBIGUOUS, CLEAN):
-        method.group.fill_(group)
-        assert method.loss(batch_of(VIEWS)).total.isfinite()
-
-
-def test_mans_strong_view_is_drawn_for_each_image() -> None:
-    method = build(MAN)
-    image = torch.randint(0, 256, (1, 3, 40, 40), dtype=torch.uint8).expand(8, -1, -1, -1)
-    method.augmentation.erase_probability = method.augmentation.pixel_noise_probability = 0.0
-    weak, strong = method.make_views(image)
-    assert torch.equal(weak[0], weak[1])
-    assert len({tuple(each.flatten().tolist()) for each in strong}) > 4
 
 
 # DivideMix
@@ -144,7 +88,7 @@ def test_dividemix_refines_labels_by_who_is_trusted() -> None:
 
 @pytest.mark.parametrize("prior", ["uniform", "given", "none"])
 def test_dividemix_trains_each_network_by_mixmatch_on_the_others_split(prior: str) -> None:
-    method = in_epoch(build(DivideMix, warm_up=10, ramp=16, prior=prior), 18)
+    method = in_epoch(build(DivideMix, warm_up=10, ramp=16, prior=prior, peer_evaluates=False), 18)
     method.clean.copy_(torch.tensor([[0.9, 0.8, 0.1, 0.2, 0.7, 0.3], [0.1, 0.9, 0.6, 0.4, 0.2, 0.95]]))
     batch = batch_of(VIEWS)
     networks = (method.network, method.second_network)
@@ -178,6 +122,126 @@ def test_dividemix_trains_each_network_by_mixmatch_on_the_others_split(prior: st
     torch.testing.assert_close(method.loss(batch).total, expected, rtol=1e-6, atol=1e-6)
 
 
+def released(nets: list[Any], clean: list[list[float]], labels: Tensor, partners: list[Tensor], shares: list[float],
+             lambda_u: float) -> Tensor:  # fmt: skip
+    """A step of each network as the released code makes it, from labelled and unlabelled batches of their own.
+
+    ``partners`` are positions among both views of the whole batch, as ours draws them.
+    """
+    peers = []
+    for net in nets:
+        net.eval()
+        peers.append([net(view)[1].softmax(1).detach() for view in VIEWS])
+        net.train()
+    losses = []
+    for net, w, of_peer, partner, share in zip(nets, clean, peers[::-1], partners, shares, strict=True):
+        x = [i for i in range(6) if w[i] > 0.5]
+        u = [i for i in range(6) if w[i] <= 0.5]
+        with torch.no_grad():
+            of_u = [net(view[u])[1].softmax(1) for view in VIEWS]
+            of_x = [net(view[x])[1].softmax(1) for view in VIEWS]
+        guess = (of_u[0] + of_u[1] + of_peer[0][u] + of_peer[1][u]) / 4
+        weight = torch.tensor(w, dtype=torch.float64)[x, None]
+        refined = weight * F.one_hot(labels[x], CLASSES) + (1 - weight) * (of_x[0] + of_x[1]) / 2
+        goal = torch.zeros(6, CLASSES, dtype=torch.float64)
+        goal[u], goal[x] = guess**2 / (guess**2).sum(1, keepdim=True), refined**2 / (refined**2).sum(1, keepdim=True)
+        # All inputs in the released code's order, and which of ours each one is.
+        order = torch.tensor([*x, *(6 + i for i in x), *u, *(6 + i for i in u)])
+        inputs, goals = torch.cat(VIEWS), torch.cat([goal, goal])
+        mixed = share * inputs[order] + (1 - share) * inputs[partner[order]]
+        goals = share * goals[order] + (1 - share) * goals[partner[order]]
+        z = net(mixed)[1]
+        known = 2 * len(x)
+        labelled = -(goals[:known] * z[:known].log_softmax(1)).sum(1).mean()
+        unlabelled = ((z[known:].softmax(1) - goals[known:]) ** 2).mean()
+        even = float(np.float32(1 / CLASSES))
+        prior = sum(even * (even / p).log() for p in z.softmax(1).mean(0))
+        losses.append(labelled + lambda_u * unlabelled + prior)
+    return sum(losses)  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize(("epoch", "step"), [(10, 0), (14, 3), (40, 5)])
+def test_dividemix_is_its_released_code(epoch: int, step: int) -> None:
+    method = in_epoch(build(DivideMix, warm_up=10, ramp=16, prior="uniform"), epoch).train()
+    with torch.no_grad():
+        for net in (method.network, method.second_network):  # running statistics that differ from a batch's
+            net(VIEWS[0] * 1.5 + 0.3)
+    nets = copy.deepcopy([method.network, method.second_network])
+    for module in [module for net in nets for module in net.modules()]:
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.__class__ = torch.nn.BatchNorm2d
+    clean = [[0.9, 0.8, 0.1, 0.2, 0.7, 0.3], [0.1, 0.9, 0.6, 0.4, 0.2, 0.95]]
+    method.clean.copy_(torch.tensor(clean))
+    batch = batch_of(VIEWS)
+    torch.manual_seed(4)
+    shares, partners = [], []
+    for _ in nets:
+        share = torch.distributions.Beta(4.0, 4.0).sample().item()
+        shares.append(max(share, 1 - share))
+        partners.append(torch.randperm(12))
+    lambda_u = 25 * min(max((epoch + step / 8 - 10) / 16, 0), 1)
+    weights = [method.clean[1].tolist(), method.clean[0].tolist()]
+    expected = released(nets, weights, batch.label, partners, shares, lambda_u)
+    expected.backward()
+    method._epoch_done = step / 8
+    torch.manual_seed(4)
+    loss = method.loss(batch).total
+    loss.backward()
+    torch.testing.assert_close(loss, expected, rtol=1e-10, atol=0)
+    for net, reference in zip((method.network, method.second_network), nets, strict=True):
+        for (name, ours), theirs in zip(net.named_parameters(), reference.parameters(), strict=True):
+            assert (ours.grad - theirs.grad).abs().max() <= 1e-8 * theirs.grad.abs().max() + 1e-12, name
+        for (name, ours), theirs in zip(net.named_buffers(), reference.buffers(), strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-12, msg=name)
+
+
+def test_the_mixture_starts_from_k_means() -> None:
+    """Means of the two clusters, then at most ten steps that end where the likelihood rises by less than 0.01."""
+    generator = np.random.default_rng(0)
+    losses = np.concatenate([generator.normal(0.3, 0.1, 70), generator.normal(2.5, 0.6, 30)])
+    x = (losses - losses.min()) / (losses.max() - losses.min())
+    low = x < 0.5
+    while True:
+        moved = abs(x - x[low].mean()) < abs(x - x[~low].mean())
+        if (moved == low).all():
+            break
+        low = moved
+    weight, before = np.stack([low, ~low], 1).astype(float), -np.inf
+
+    def step(weight: Any) -> Any:
+        total = weight.sum(0) + 10 * np.finfo(float).eps
+        mean = weight.T @ x / total
+        variance = (weight * (x[:, None] - mean) ** 2).sum(0) / total + 5e-4
+        return total / len(x) * np.exp(-((x[:, None] - mean) ** 2) / (2 * variance)) / np.sqrt(2 * np.pi * variance)
+
+    density = step(weight)
+    for _ in range(10):
+        likelihood = np.log(density.sum(1)).mean()
+        weight = density / density.sum(1, keepdims=True)
+        density = step(weight)
+        if abs(likelihood - before) < 1e-2:
+            break
+        before = likelihood
+    found = small_loss_probability_from_k_means(torch.tensor(losses), seed=0)
+    np.testing.assert_allclose(found.numpy(), density[:, 0] / density.sum(1), atol=1e-8)
+    assert torch.equal(found, small_loss_probability_from_k_means(torch.tensor(losses), seed=0))
+    equal = small_loss_probability_from_k_means(torch.full((5,), 0.7), seed=0)
+    assert equal.isfinite().all()
+    with pytest.raises(TrainingError, match="diverged"):
+        small_loss_probability_from_k_means(torch.tensor([1.0, torch.nan]), seed=0)
+
+
+def test_confident_predictions_are_penalized_in_the_warm_up_where_asked() -> None:
+    method = in_epoch(build(DivideMix, warm_up=10, confidence_penalty=True), 3)
+    batch = batch_of(VIEWS)
+    expected = 0.0
+    for net in (method.network, method.second_network):
+        p = net(VIEWS[0])[1].softmax(1)
+        for i in range(6):
+            expected = expected + (-p[i, batch.label[i]].log() + sum(v * v.log() for v in p[i])) / 6
+    torch.testing.assert_close(method.loss(batch).total, expected)
+
+
 def test_dividemix_warms_up_and_ramps() -> None:
     method = in_epoch(build(DivideMix, warm_up=10, ramp=16), 9)
     batch = batch_of(VIEWS)
@@ -189,8 +253,7 @@ def test_dividemix_warms_up_and_ramps() -> None:
 @pytest.mark.parametrize(
     ("method", "values", "said"),
     [
-        (MAN, {"warm_up": -1}, "method.warm_up is -1"),
-        (MAN, {"mutual_weight": -1.0}, "method.mutual_weight is -1.0"),
+        (DivideMix, {"mixture": "gmm"}, "method.mixture is 'gmm'"),
         (DivideMix, {"ramp": -1}, "method.ramp is -1"),
         (DivideMix, {"threshold": 1.5}, "method.threshold is 1.5"),
         (DivideMix, {"temperature": 0.0}, "method.temperature is 0.0"),

@@ -6,6 +6,9 @@ Zhang, Z. Li, Y. Qiao, "A Discriminative Feature Learning Approach for Deep Face
 
 from __future__ import annotations
 
+import math
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -21,17 +24,31 @@ def sparse_center_loss(features: Tensor, attention: Tensor, centers: Tensor) -> 
 
 
 class DACL(Method):
-    """Cross-entropy plus ``weight`` times the attention-weighted distance of pooled features to their class's center.
+    """Cross-entropy plus an attention-weighted distance of pooled features to the center of their class.
 
-    The attention network gives every sample a weight in (0, 1) for every dimension. Centers move by a rule of their
-    own, not scaled by ``weight`` or the batch's size: ``center_lr * sum A * (f - c) / (1 + n)`` over the n samples of
-    the class in the batch, over all ranks. They start from a standard normal, which is an assumption.
+        L    = CE + lambda * L_SC
+        L_SC = 1 / (2 B) * sum_i sum_d A[i, d] * (f[i, d] - c[y_i, d])^2
+        c_k <- c_k + alpha * sum_{i of class k} A_i * (f_i - c_k) / (1 + n_k)
+
+    The attention network makes A, in (0, 1), of the feature map. Centers move by their own rule, scaled neither by
+    lambda nor by 1 / B, over the n_k samples of a class in the batch, over all ranks.
+
+        symbol  argument        default
+        lambda  weight          0.01
+        alpha   center_lr       0.5
+                initialization  ``released``: centers normal with variance 2 / K (0.53 for seven classes; Kaiming's
+                                fan-in of their transpose), attention network Kaiming normal (fan-in) with biases 0;
+                                ``plain``: centers standard normal, attention network as torch initializes Linear
+
+    Differences from the released code: for maps other than 512 x 7 x 7 the attention network's widths are in
+    proportion. Momentum and weight decay of centers: none, as there.
 
     Args:
         setting: what the experiment fixes.
-        weight: of the center loss, 0 or more (paper: 0.01).
-        center_lr: in 0..1 (released code: 0.5).
-        attentive: ``False`` = plain center loss, every weight 1 and no attention network.
+        weight: lambda, 0 or more.
+        center_lr: alpha, in 0..1.
+        attentive: ``False`` = plain center loss (Wen et al.), every weight 1 and no attention network.
+        initialization: ``released`` or ``plain``.
 
     Raises:
         ValueError: a value outside its range.
@@ -41,18 +58,31 @@ class DACL(Method):
     """Float (K, C)."""
 
     def __init__(
-        self, setting: Setting, *, weight: float = 0.01, center_lr: float = 0.5, attentive: bool = True
+        self,
+        setting: Setting,
+        *,
+        weight: float = 0.01,
+        center_lr: float = 0.5,
+        attentive: bool = True,
+        initialization: Literal["released", "plain"] = "released",
     ) -> None:
         if not weight >= 0:
             raise ValueError(f"method.weight is {weight}; it must be 0 or more")
         if not 0 <= center_lr <= 1:
             raise ValueError(f"method.center_lr is {center_lr}; it must lie in 0..1")
+        if initialization not in ("released", "plain"):
+            raise ValueError(f"method.initialization is {initialization!r}; choose one of released, plain")
         super().__init__(setting)
         self.weight = weight
         self.center_lr = center_lr
         channels, height, width = self.network.map_shape(self.augmentation.size)
         self.attention = _attention_network(channels, height * width) if attentive else None
-        self.register_buffer("centers", torch.randn(self.num_classes, channels))
+        centers = torch.randn(self.num_classes, channels)
+        if initialization == "released":
+            centers *= math.sqrt(2 / self.num_classes)
+            if self.attention is not None:
+                _initialize(self.attention)
+        self.register_buffer("centers", centers)
 
     def loss(self, batch: Batch) -> Loss:
         assert isinstance(batch.image, Tensor)
@@ -86,6 +116,13 @@ def _attention_network(channels: int, positions: int) -> nn.Module:
         inputs = width
     pairs = [nn.Linear(inputs, 2 * channels), nn.Unflatten(1, (channels, 2)), nn.Softmax(2)]
     return nn.Sequential(*layers, *pairs, _Second())
+
+
+def _initialize(network: nn.Module) -> None:
+    for layer in network.modules():
+        if isinstance(layer, nn.Linear):
+            nn.init.kaiming_normal_(layer.weight)
+            nn.init.zeros_(layer.bias)
 
 
 class _Second(nn.Module):

@@ -4,21 +4,25 @@ arXiv 2002.07394.
 
 from __future__ import annotations
 
-from typing import Literal
+import warnings
+from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fer.batch import Batch
+from fer.errors import TrainingError
 from fer.methods.base import Loss, Setting
+from fer.methods.training_pass import over_training_samples
 from fer.methods.two_networks import Evaluated, TwoNetworks, mean_of
+from fer.models.batch_norm import groups_apart, make_groupable
 
 Prior = Literal["uniform", "given", "none"]
 
 
 def small_loss_probability(losses: Tensor, iterations: int = 10, least_variance: float = 5e-4) -> Tensor:
-    """Posterior (N,) of the component of small mean in a mixture of two Gaussians of the losses scaled to 0..1.
+    """Compute the posterior (N,) of the component of small mean of two Gaussians of the losses scaled to 0..1.
 
     EM from components at 0 and 1 with variance 0.1, ``iterations`` steps, ``least_variance`` added to variances.
     """
@@ -41,6 +45,25 @@ def small_loss_probability(losses: Tensor, iterations: int = 10, least_variance:
     return torch.where(mean[0] <= mean[1], both[:, 0], both[:, 1])
 
 
+def small_loss_probability_from_k_means(losses: Tensor, seed: int) -> Tensor:
+    """Compute the same with scikit-learn's mixture as the released code sets it, which starts from k-means.
+
+    Ten steps of EM at most, fewer where the mean log-likelihood rises by less than 0.01.
+    """
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.mixture import GaussianMixture
+
+    x = losses.double().cpu()
+    if not x.isfinite().all():
+        raise TrainingError("losses of training samples are not finite: training has diverged; try a smaller optim.lr")
+    x = ((x - x.min()) / (x.max() - x.min()).clamp(min=1e-12)).view(-1, 1)
+    mixture = GaussianMixture(2, max_iter=10, tol=1e-2, reg_covar=5e-4, random_state=seed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        posterior = mixture.fit(x.numpy()).predict_proba(x.numpy())
+    return torch.from_numpy(posterior[:, mixture.means_.argmin()]).to(losses.device)
+
+
 def sharpen(p: Tensor, temperature: float) -> Tensor:
     """``p ** (1 / temperature)``, normalised."""
     powered: Tensor = p ** (1 / temperature)
@@ -50,27 +73,44 @@ def sharpen(p: Tensor, temperature: float) -> Tensor:
 class DivideMix(TwoNetworks):
     """Two networks, each trained by MixMatch on a split of the samples that the other has made by its losses.
 
-    Until epoch ``warm_up`` both learn by cross-entropy. Before every later epoch each network's losses on the training
-    set are modelled by two Gaussians; w is a sample's probability of the one of small losses, and for the OTHER network
-    samples with ``w > threshold`` are labelled. Targets, from two augmentations: labelled, ``w * label + (1 - w) * own
-    mean prediction``; unlabelled, the mean prediction of both networks; sharpened. Both views of all samples are mixed
-    with partners by ``l = max(Beta, 1 - Beta)``, and
+        warm-up  L = CE(z, y) + [confidence_penalty] * mean_i sum_k p_ik log p_ik
+        later    L = CE(labelled) + lambda_u(t) * MSE(unlabelled) + KL(prior || mean prediction)
+        w        probability of the Gaussian of small losses among two, fitted to all losses before every epoch; for
+                 the OTHER network samples with w > tau are labelled
+        targets  labelled: w * y + (1 - w) * own mean prediction of two augmentations; unlabelled: mean prediction of
+                 both networks and augmentations; then q = p^(1/T), normalized
+        mixing   both views of all samples with partners, by l = max(l', 1 - l'), l' ~ Beta(alpha, alpha)
+        lambda_u(t) = lambda_u * clip((t - warm_up) / ramp, 0, 1), t the epoch and the part of it that is done
 
-        CE(labelled) + unlabelled_weight(t) * MSE(unlabelled) + KL(prior || mean prediction).
+        symbol    argument            default
+        tau       threshold           0.5
+        T         temperature         0.5
+        alpha     alpha               4
+        lambda_u  unlabelled_weight   25
+                  mixture             ``k_means`` (released code: scikit-learn's, seeded by the run's seed); ``fixed``:
+                                      EM from components at 0 and 1
+                  peer_evaluates      true (released code): the other network guesses in evaluation mode, and the own
+                                      one passes labelled and unlabelled samples apart; false: both in training mode
+                  ramp_within_epochs  true (released code): t counts steps; false: whole epochs
+                  confidence_penalty  false; the released code has it under asymmetric noise
+                  prior               ``given``; released code: ``uniform``
 
-    Unlike the released code, whose batches hold equally many of both kinds, a batch here is of the training set, and
-    falls into as many of each as it holds.
+    Differences from the released code: it draws equal numbers of labelled and unlabelled samples; here a batch is drawn
+    from the whole training set and split. It trains one network for an epoch and then the other; here both learn in
+    every step, from guesses made before it. The average of five epochs' losses that it takes at 90 % noise is not
+    made, and losses are computed on views without augmentation, as there.
 
     Args:
         setting: what the experiment fixes.
         warm_up: epochs (CIFAR-10: 10 of 300).
-        threshold: in [0, 1] (paper: 0.5).
-        temperature: above 0 (paper: 0.5).
-        alpha: of Beta(alpha, alpha), above 0 (paper: 4).
-        unlabelled_weight: 0 or more (released code: 25), reached ``ramp`` epochs after the warm-up.
+        threshold: tau, in [0, 1].
+        temperature: T, above 0.
+        alpha: above 0.
+        unlabelled_weight: lambda_u, 0 or more, reached ``ramp`` epochs after the warm-up.
         ramp: epochs (released code: 16).
         prior: ``uniform`` (the paper, wrong for classes of unlike size), ``given``, the shares of the given labels, or
             ``none``, without the last term.
+        mixture, peer_evaluates, ramp_within_epochs, confidence_penalty: see above.
         evaluated: see ``TwoNetworks`` (paper: both, ``mean``); ``train/*`` is the first network's.
 
     Raises:
@@ -92,6 +132,10 @@ class DivideMix(TwoNetworks):
         unlabelled_weight: float = 25.0,
         ramp: int = 16,
         prior: Prior = "given",
+        mixture: Literal["k_means", "fixed"] = "k_means",
+        peer_evaluates: bool = True,
+        ramp_within_epochs: bool = True,
+        confidence_penalty: bool = False,
         evaluated: Evaluated = "mean",
     ) -> None:
         for name, number in (("warm_up", warm_up), ("ramp", ramp), ("unlabelled_weight", unlabelled_weight)):
@@ -103,7 +147,16 @@ class DivideMix(TwoNetworks):
             raise ValueError(f"method.temperature is {temperature} and method.alpha {alpha}; both must be above 0")
         if prior not in ("uniform", "given", "none"):
             raise ValueError(f"method.prior is {prior!r}; choose one of uniform, given, none")
+        if mixture not in ("k_means", "fixed"):
+            raise ValueError(f"method.mixture is {mixture!r}; choose one of k_means, fixed")
         super().__init__(setting, evaluated=evaluated)
+        self.mixture = mixture
+        self.peer_evaluates = peer_evaluates
+        self.ramp_within_epochs = ramp_within_epochs
+        self.confidence_penalty = confidence_penalty
+        self._epoch_done = 0.0
+        if peer_evaluates:
+            make_groupable(self)
         self.warm_up, self.ramp = warm_up, ramp
         self.threshold = threshold
         self.temperature = temperature
@@ -126,32 +179,77 @@ class DivideMix(TwoNetworks):
     def on_train_epoch_start(self) -> None:
         super().on_train_epoch_start()
         if self.current_epoch >= self.warm_up:
-            p = self.probabilities_of_training_samples()
-            of_label = self.of_given_label(p)
-            self.clean.copy_(torch.stack([small_loss_probability(-row.clamp(min=1e-12).log()) for row in of_label]))
+            losses = over_training_samples(self, self._losses).unbind(1)
+            if self.mixture == "fixed":
+                found = [small_loss_probability(row) for row in losses]
+            else:
+                found = [small_loss_probability_from_k_means(row, self._seed) for row in losses]
+            self.clean.copy_(torch.stack(found))
 
-    def weight_of_unlabelled(self, epoch: int) -> float:
-        """Rises linearly over ``ramp`` epochs from the end of the warm-up."""
+    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
+        self._epoch_done = batch_idx / self.trainer.num_training_batches if self.ramp_within_epochs else 0.0
+        return super().training_step(batch, batch_idx)
+
+    def weight_of_unlabelled(self, epoch: float) -> float:
+        """Compute lambda_u at a time in epochs, from 0."""
         return self.unlabelled_weight * (min((epoch - self.warm_up) / self.ramp, 1.0) if self.ramp else 1.0)
 
     def loss(self, batch: Batch) -> Loss:
         if self.current_epoch < self.warm_up:
             logits = self.logits_of_both(batch.image[0])
             loss_cls = F.cross_entropy(logits[0], batch.label) + F.cross_entropy(logits[1], batch.label)
-            return Loss(loss_cls, logits[0], {"loss_cls": loss_cls})
-        with torch.no_grad():
-            p = torch.stack([self.logits_of_both(view).softmax(2) for view in batch.image]).mean(0)  # (2, B, K)
+            if not self.confidence_penalty:
+                return Loss(loss_cls, logits[0], {"loss_cls": loss_cls})
+            log_p = logits.log_softmax(2)
+            penalty = (log_p.exp() * log_p).sum(2).mean(1).sum()
+            return Loss(loss_cls + penalty, logits[0], {"loss_cls": loss_cls, "loss_confidence": penalty})
+        clean = self.clean[:, batch.index].flip(0)  # (2, B), by the other network
+        own, peers = self._guesses(batch, clean > self.threshold)
         terms = []
-        for network, own, of_other in ((self.network, p[0], 1), (self.second_network, p[1], 0)):
-            clean = self.clean[of_other, batch.index]
-            target = self.targets(clean, batch.label, own, p.mean(0))
-            terms.append(self._mixmatch(network, batch, target, clean > self.threshold))
+        for network, w, p, of_peer in zip((self.network, self.second_network), clean, own, peers.flip(0), strict=True):
+            target = self.targets(w, batch.label, p, (p + of_peer) / 2)
+            terms.append(self._mixmatch(network, batch, target, w > self.threshold))
         sums = [first + second for first, second in zip(*terms, strict=True)]
         loss_labelled, loss_unlabelled, loss_prior = sums
-        total = loss_labelled + self.weight_of_unlabelled(self.current_epoch) * loss_unlabelled + loss_prior
+        weight = self.weight_of_unlabelled(self.current_epoch + self._epoch_done)
+        total = loss_labelled + weight * loss_unlabelled + loss_prior
         parts = {"loss_labelled": loss_labelled, "loss_unlabelled": loss_unlabelled, "loss_prior": loss_prior}
         # The network's own predictions, since what it was trained on is mixed.
-        return Loss(total, p[0].clamp(min=1e-12).log(), {**parts, "clean": self.clean[:, batch.index].mean()})
+        return Loss(total, own[0].clamp(min=1e-12).log(), {**parts, "clean": self.clean[:, batch.index].mean()})
+
+    @property
+    def _seed(self) -> int:
+        trainer: Any = self.trainer
+        return int(trainer.datamodule.seed)
+
+    def _losses(self, batch: Batch) -> Tensor:
+        """Cross-entropy of both networks, (B, 2)."""
+        labels = self.given_labels[batch.index]
+        logits = self.logits_of_both(batch.image)
+        return torch.stack([F.cross_entropy(z, labels, reduction="none") for z in logits], 1)
+
+    @torch.no_grad()
+    def _guesses(self, batch: Batch, labelled: Tensor) -> tuple[Tensor, Tensor]:
+        """Predict by both networks, mean over the views: (2, B, K) for themselves and for their peers.
+
+        Args:
+            batch: with two views.
+            labelled: bool (2, B), for the first and for the second network.
+        """
+        views = torch.cat([*batch.image])
+        if not self.peer_evaluates:
+            p = torch.stack([self.logits_of_both(view).softmax(2) for view in batch.image]).mean(0)
+            return p, p
+        networks = (self.network, self.second_network)
+        of_peers = torch.stack([_mean_prediction(_evaluating(network, views)) for network in networks])
+        own = []
+        for network, known in zip(networks, labelled, strict=True):
+            # The order of the released code's passes: unlabelled, then labelled samples, view after view.
+            place = torch.cat([2 * known.long(), 2 * known.long() + 1])
+            members = (place[:, None] == torch.arange(4, device=place.device)).to(torch.get_default_dtype())
+            with groups_apart(network, members, tracked=4):
+                own.append(_mean_prediction(network(views)[1]))
+        return torch.stack(own), of_peers
 
     def targets(self, clean: Tensor, labels: Tensor, own: Tensor, of_both: Tensor) -> Tensor:
         """Sharpened targets (B, K) from w (B,), labels (B,) and mean predictions (B, K)."""
@@ -176,3 +274,17 @@ class DivideMix(TwoNetworks):
             return loss_labelled, loss_unlabelled, loss_labelled * 0
         loss_prior = (torch.special.xlogy(self.shares, self.shares) - self.shares * p.mean(0).log()).sum()
         return loss_labelled, loss_unlabelled, loss_prior
+
+
+def _mean_prediction(logits: Tensor) -> Tensor:
+    """Mean probabilities (B, K) over two views (2 B, K)."""
+    first, second = logits.softmax(1).chunk(2)
+    return (first + second) / 2
+
+
+def _evaluating(network: nn.Module, views: Tensor) -> Tensor:
+    """Logits of a network in evaluation mode, which is put back into its mode."""
+    training = network.training
+    logits: Tensor = network.eval()(views)[1]
+    network.train(training)
+    return logits

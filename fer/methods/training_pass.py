@@ -9,20 +9,21 @@ import torch
 from torch import Tensor
 
 from fer.batch import Batch
+from fer.callbacks.seeding import seed_everything
 from fer.methods.base import Method
 from fer.models.batch_norm import share_statistics
 
 
 @torch.no_grad()
-def over_training_samples(method: Method, function: Callable[[Batch], Tensor]) -> Tensor:
+def over_training_samples(method: Method, function: Callable[[Batch], Tensor], *, augmented: bool = False) -> Tensor:
     """``function`` of every training sample, in evaluation mode: (N, ...) on the method's device, alike on all ranks.
 
     Costs a forward pass over the training set, held-out samples included.
 
     Args:
         method: its trainer is fitting a data module.
-        function: gets a batch with ``image`` as a finished view (B, 3, H, W) without augmentation; returns floats
-            (B, ...).
+        function: gets a batch with ``image`` as a finished view (B, 3, H, W); returns floats (B, ...).
+        augmented: show training views; their draws derive from the run's seed, the epoch, the batch and the rank.
     """
     trainer: Any = method.trainer
     if trainer.world_size > 1:
@@ -31,10 +32,13 @@ def over_training_samples(method: Method, function: Callable[[Batch], Tensor]) -
     method.eval()
     found: list[tuple[Tensor, Tensor]] = []
     with trainer.precision_plugin.val_step_context():
-        for loaded in trainer.datamodule.train_in_order_dataloader():
+        for number, loaded in enumerate(trainer.datamodule.train_in_order_dataloader()):
             batch: Batch = trainer.strategy.batch_to_device(loaded)
             assert isinstance(batch.image, Tensor)
-            view = method.augmentation.test_view(batch.image)
+            if augmented:
+                # Five numbers: no training step, which has four, draws the same.
+                seed_everything(trainer.datamodule.seed, trainer.current_epoch, number, trainer.global_rank, 1)
+            view = (method.augmentation.one_view if augmented else method.augmentation.test_view)(batch.image)
             found.append((batch.index, function(batch._replace(image=view)).float()))
     for module in was_training:
         module.training = True

@@ -48,13 +48,13 @@ class TwoNetworks(Method):
         """Logits (2, B, K) of the first and of the second network."""
         return torch.stack([network(view)[1] for network in (self.network, self.second_network)])
 
-    def probabilities_of_training_samples(self) -> Tensor:
-        """What both networks give every training sample without augmentation, (2, N, K)."""
+    def probabilities_of_training_samples(self, *, augmented: bool = False) -> Tensor:
+        """Predict every training sample with both networks in evaluation mode: (2, N, K)."""
 
         def probabilities(batch: Batch) -> Tensor:
             return self.logits_of_both(batch.image).softmax(2).transpose(0, 1)
 
-        return over_training_samples(self, probabilities).transpose(0, 1)
+        return over_training_samples(self, probabilities, augmented=augmented).transpose(0, 1)
 
     def of_given_label(self, probabilities: Tensor) -> Tensor:
         """Of (2, N, K) those of the given labels, (2, N)."""

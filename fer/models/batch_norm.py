@@ -1,7 +1,9 @@
-"""BatchNorm whose statistics are those of one view of a joint batch, or of the batch over all ranks."""
+"""BatchNorm whose statistics are those of one view or group of a joint batch, or of the batch over all ranks."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -89,9 +91,75 @@ class GpuSyncedPerViewBatchNorm2d(PerViewBatchNorm2d, GpuSyncedBatchNorm2d):
     """Each view by its own statistics over all ranks."""
 
 
+class GroupedBatchNorm2d(nn.BatchNorm2d):
+    """In training inside ``groups_apart``, normalizes each sample by the statistics of its group of samples.
+
+    One joint forward pass is then the same mathematics as a pass per group, and needs no group sizes on the CPU. A
+    group of one sample is normalized over that sample's positions. State-dict keys equal ``nn.BatchNorm2d``'s.
+    """
+
+    members: Tensor | None = None
+    """Float (B, G), 1 where a sample belongs to a group."""
+    tracked: int = 0
+    """Only the first so many groups update the running statistics, in order; empty ones do not."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Input (B, C, H, W)."""
+        if not self.training or self.members is None:
+            return super().forward(input)
+        assert self.running_mean is not None and self.running_var is not None
+        assert self.num_batches_tracked is not None and self.momentum is not None
+        x = input.to(self.running_mean.dtype)
+        # Products and sums, not matrix products, which autocast or TF32 would shorten.
+        members = self.members.to(x.dtype)[:, :, None]  # (B, G, 1)
+        ones = x.new_full((len(x), 1), x.shape[2] * x.shape[3])
+        sums = (members * torch.cat([x.sum((2, 3)), ones], 1)[:, None]).sum(0)  # (G, C + 1)
+        sums, count = self._over_ranks(sums).tensor_split([-1], 1)
+        mean = sums / count.clamp(min=1)
+        x = x - (members * mean).sum(1)[:, :, None, None]
+        squares = (members * x.square().sum((2, 3))[:, None]).sum(0)
+        variance = self._over_ranks(squares) / count.clamp(min=1)
+        with torch.no_grad():
+            unbiased = variance * (count / (count - 1).clamp(min=1))
+            for group in range(self.tracked):
+                filled = count[group] > 0
+                self.num_batches_tracked += filled[0]
+                self.running_mean.lerp_(mean[group].detach(), self.momentum * filled.to(mean.dtype))
+                self.running_var.lerp_(unbiased[group], self.momentum * filled.to(mean.dtype))
+        scale = (members * torch.rsqrt(variance + self.eps)).sum(1)
+        if not self.affine:
+            return (x * scale[:, :, None, None]).to(input.dtype)
+        scale = self.weight * scale
+        return torch.addcmul(self.bias[:, None, None], x, scale[:, :, None, None]).to(input.dtype)
+
+    def _over_ranks(self, value: Tensor) -> Tensor:
+        return value
+
+
+class SyncedGroupedBatchNorm2d(GroupedBatchNorm2d):
+    """Each group by its own statistics over all ranks; outside ``groups_apart``, all samples are one group."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        if not self.training or self.members is not None:
+            return super().forward(input)
+        with groups_apart(self, input.new_ones(len(input), 1), tracked=1):
+            return super().forward(input)
+
+    def _over_ranks(self, value: Tensor) -> Tensor:
+        return sum_over_ranks(value)
+
+
 _Classes = dict[type[nn.Module], type[nn.Module]]
-_SYNCED: _Classes = {nn.BatchNorm2d: SyncedBatchNorm2d, PerViewBatchNorm2d: SyncedPerViewBatchNorm2d}
-_GPU_SYNCED: _Classes = {nn.BatchNorm2d: GpuSyncedBatchNorm2d, PerViewBatchNorm2d: GpuSyncedPerViewBatchNorm2d}
+_SYNCED: _Classes = {
+    nn.BatchNorm2d: SyncedBatchNorm2d,
+    PerViewBatchNorm2d: SyncedPerViewBatchNorm2d,
+    GroupedBatchNorm2d: SyncedGroupedBatchNorm2d,
+}
+_GPU_SYNCED: _Classes = {
+    nn.BatchNorm2d: GpuSyncedBatchNorm2d,
+    PerViewBatchNorm2d: GpuSyncedPerViewBatchNorm2d,
+    GroupedBatchNorm2d: SyncedGroupedBatchNorm2d,
+}
 
 
 def keep_views_apart(module: nn.Module) -> None:
@@ -99,6 +167,32 @@ def keep_views_apart(module: nn.Module) -> None:
     for child in module.modules():
         if type(child) is nn.BatchNorm2d:
             child.__class__ = PerViewBatchNorm2d
+
+
+def make_groupable(module: nn.Module) -> None:
+    """Turn every ``nn.BatchNorm2d`` inside ``module`` into a ``GroupedBatchNorm2d``, in place."""
+    for child in module.modules():
+        if type(child) is nn.BatchNorm2d:
+            child.__class__ = GroupedBatchNorm2d
+
+
+@contextmanager
+def groups_apart(module: nn.Module, members: Tensor, *, tracked: int) -> Iterator[None]:
+    """Make every ``GroupedBatchNorm2d`` inside ``module`` normalize groups apart.
+
+    Args:
+        module: made groupable before.
+        members: float (B, G), each row with one 1.
+        tracked: the first so many groups update the running statistics.
+    """
+    norms = [child for child in module.modules() if isinstance(child, GroupedBatchNorm2d)]
+    for norm in norms:
+        norm.members, norm.tracked = members, tracked
+    try:
+        yield
+    finally:
+        for norm in norms:
+            norm.members = None
 
 
 def synchronise_statistics(module: nn.Module, device: torch.device) -> None:
