@@ -17,6 +17,8 @@ from torch import Tensor, nn
 
 from fer.cam import mirror
 
+_MOST_PIXELS = 2048
+
 EraseRecipe = Literal["shared", "independent", "none"]
 ERASE_RECIPES = ("shared", "independent", "none")
 AspectLaw = Literal["log_uniform", "uniform"]
@@ -238,6 +240,8 @@ def _between(positions: Tensor, start: Tensor, length: Tensor) -> Tensor:
 def _check_size_and_variance(size: int, noise_variance: float) -> None:
     if size < 8:
         raise ValueError(f"augment.size is {size}; views need at least 8 pixels")
+    if size > _MOST_PIXELS:
+        raise ValueError(f"augment.size is {size}; views have at most {_MOST_PIXELS} pixels")
     if not 0 <= noise_variance < math.inf:
         raise ValueError(f"augment.pixel_noise_variance is {noise_variance}; it must be 0 or more")
 

@@ -54,7 +54,7 @@ def build_method(
         backbone["weights"] = None
 
     def build_network() -> FaceNetwork:
-        features: nn.Module = instantiated(backbone, "backbone")
+        features: nn.Module = instantiated(backbone, "backbone", _partial_=False)
         if config["compile"]:
             mode = "default" if config["compile"] is True else config["compile"]
             # A graph for any batch size would take over from that of whole batches after the first partial one.
@@ -64,7 +64,7 @@ def build_method(
     optim = config["optim"] if for_training else {"optimizer": None, "scheduler": None}
     setting = Setting(
         build_network=build_network,
-        augmentation=instantiated(config["augment"], "augment"),
+        augmentation=instantiated(config["augment"], "augment", _partial_=False),
         optimizer=instantiated(optim["optimizer"], "optim.optimizer"),
         scheduler=instantiated(optim["scheduler"], "optim.scheduler"),
         class_names=class_names,
@@ -95,7 +95,7 @@ def unread_data(config: Config) -> FaceDataModule:
             **{key: config[key] for key in _DATAMODULE_KEYS if key in config},  # a kept one may be older than a key
         },
         read=instantiated(config["data"]["reader"], "data.reader", _partial_=True),
-        noise=instantiated(config["noise"], "noise"),
+        noise=instantiated(config["noise"], "noise", _partial_=True),
     )
     return module
 

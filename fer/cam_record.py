@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import re
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,10 +13,13 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fer.regular_file import open_regular
 from fer.runs import RunFolder, RunFolderError
 from fer.whole_file import replacing
 
 _NAME = "epoch-{:04}.npz"
+_FILE = re.compile(r"epoch-([0-9]{1,9})\.npz")
+_MOST_BYTES = 1 << 30
 # Kind of numbers (as NumPy's dtype.kind) and number of axes.
 _AXES = {
     "split": ("U", 1), "file": ("U", 1), "image": ("u", 4), "clean": ("i", 1), "given": ("i", 1),
@@ -64,31 +69,37 @@ def read_cam_records(folder: RunFolder) -> dict[int, CamRecord]:
     Raises:
         RunFolderError: one cannot be read.
     """
-    return {
-        int(path.stem.removeprefix("epoch-")): _read(path) for path in sorted(folder.cam_folder.glob("epoch-*.npz"))
+    files = {
+        int(found[1]): path for path in folder.cam_folder.glob("epoch-*.npz") if (found := _FILE.fullmatch(path.name))
     }
+    return {epoch: _read(files[epoch]) for epoch in sorted(files)}
 
 
 def _read(path: Path) -> CamRecord:
     try:
-        _check_sizes(path)
-        with np.load(path, allow_pickle=False) as arrays:
-            content: dict[str, Any] = dict(arrays)
+        with open_regular(path) as file:
+            _check_sizes(file)
+            with np.load(file, allow_pickle=False) as arrays:
+                content: dict[str, Any] = dict(arrays)
         if fault := _fault(content):
             raise ValueError(fault)
         return CamRecord(**content)
-    except (OSError, ValueError, TypeError, KeyError, MemoryError, OverflowError, zipfile.BadZipFile) as error:
+    except Exception as error:  # zipfile and NumPy raise many kinds on damaged files
         raise RunFolderError(f"{path} cannot be read ({error}); remove it") from error
 
 
-def _check_sizes(path: Path) -> None:
+def _check_sizes(file: IO[bytes]) -> None:
     """Refuse an archive whose members would take more memory than the file, as compressed ones may."""
-    with zipfile.ZipFile(path) as archive:
+    size = file.seek(0, io.SEEK_END)
+    if size > _MOST_BYTES:
+        raise ValueError(f"it is larger than the allowed {_MOST_BYTES:,} bytes")
+    with zipfile.ZipFile(file) as archive:
         members = archive.infolist()
     if any(member.compress_type != zipfile.ZIP_STORED for member in members):
         raise ValueError("its arrays are compressed")
-    if sum(member.file_size for member in members) > path.stat().st_size:
+    if sum(member.file_size for member in members) > size:
         raise ValueError("its arrays are larger than the file")
+    file.seek(0)
 
 
 def _fault(content: Mapping[str, NDArray[Any]]) -> str | None:
@@ -100,6 +111,10 @@ def _fault(content: Mapping[str, NDArray[Any]]) -> str | None:
             return f"{name} is no array of {axes} axes of its kind"
     if len({len(values) for values in content.values()}) > 1:
         return "its arrays differ in length"
+    if any(0 in values.shape for values in content.values()):
+        return "its arrays are empty"
+    if not all(np.isfinite(content[name]).all() for name in ("probabilities", "cam", "mirrored_cam")):
+        return "its numbers are not finite"
     counts = {content[name].shape[1] for name in ("probabilities", "cam", "mirrored_cam")}
     if len(counts) > 1 or content["image"].shape[1] != 3 or content["cam"].shape != content["mirrored_cam"].shape:
         return "its arrays do not fit each other"

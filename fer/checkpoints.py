@@ -10,6 +10,7 @@ import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 
 from fer.models import torch_file
+from fer.regular_file import open_regular
 from fer.runs import RunFolderError
 from fer.whole_file import replacing
 
@@ -47,7 +48,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         RunFolderError: it is missing, damaged, or holds other objects than tensors in plain containers.
     """
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             content = torch_file.load(file)
     except FileNotFoundError:
         raise RunFolderError(f"{path} is missing; restore it, or remove the folder and train again") from None

@@ -14,6 +14,7 @@ from typing import IO, Any
 
 _FORMULA = re.compile("'*[=+\\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")
 _DEFUSED = re.compile(f"'{_FORMULA.pattern}")
+_LONGEST_LINE = 1_000_000
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
 
@@ -41,11 +42,11 @@ class CsvReader(Iterator[list[str]]):
     """The rows of an open text file as ``CsvWriter`` was given them.
 
     Raises:
-        csv.Error: from iterating, a row is no CSV.
+        csv.Error: from iterating, a row is no CSV, or a line is longer than a million characters.
     """
 
-    def __init__(self, stream: Iterable[str]) -> None:
-        self._csv = csv.reader(stream)
+    def __init__(self, stream: IO[str]) -> None:
+        self._csv = csv.reader(_lines(stream))
 
     def __next__(self) -> list[str]:
         return [cell[1:] if cell[:1] == "'" and _DEFUSED.match(cell) else cell for cell in next(self._csv)]
@@ -54,6 +55,14 @@ class CsvReader(Iterator[list[str]]):
     def line_number(self) -> int:
         """The line of the file that was read last, from 1 on."""
         return self._csv.line_num
+
+
+def _lines(stream: IO[str]) -> Iterator[str]:
+    """Read line by line; a file without line ends does not fill the memory."""
+    while line := stream.readline(_LONGEST_LINE + 1):
+        if len(line) > _LONGEST_LINE:
+            raise csv.Error(f"a line is longer than the allowed {_LONGEST_LINE:,} characters")
+        yield line
 
 
 def _defused(cell: Any) -> Any:

@@ -17,6 +17,9 @@ from fer.runs import RunFolder, RunFolderError
 from fer.terminal import log_to_terminal, say
 from fer.visible_text import visible_name
 
+_LARGEST = 1e9
+"""Of a recorded metric that is shown; JSON may hold numbers of any length."""
+
 
 @hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name="eval")
 def _evaluate(cfg: DictConfig) -> None:
@@ -39,7 +42,7 @@ def _evaluate(cfg: DictConfig) -> None:
     say(f"{'metric':24} {'now':>10} {'recorded':>10}")
     for name, value in metrics.items():
         then = recorded.get(name)
-        is_number = isinstance(then, int | float)
+        is_number = isinstance(then, int | float) and abs(then) < _LARGEST
         remark = "" if value == then else "  differs"
         say(f"{visible_name(name):24} {value:10.6f} {then if is_number else math.nan:10.6f}{remark}")
 

@@ -51,7 +51,7 @@ def _check_size(config: Config, checkpoint: Path) -> None:
     """
     state = read_checkpoint(checkpoint)["state_dict"]
     with torch.device("meta"):
-        backbone: nn.Module = instantiated({**config["backbone"], "weights": None}, "backbone")
+        backbone: nn.Module = instantiated({**config["backbone"], "weights": None}, "backbone", _partial_=False)
     for name, wanted in backbone.state_dict().items():
         kept = state.get(f"network.backbone.{name}") if isinstance(state, dict) else None
         if not isinstance(kept, Tensor) or kept.shape != wanted.shape:

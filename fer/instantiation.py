@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 import inspect
 import math
@@ -48,19 +49,32 @@ def instantiated(node: Any, key: str = "", **arguments: Any) -> Any:
     wants_partial = arguments.pop("_partial_", node.get("_partial_", False))
     if missing := next(_missing(node), None):
         raise ConfigError(f"{key}.{missing} is missing; give it a value")
+    # Hydra reads text more than once for ${...}, so it gets what it must build, and nothing else.
+    plain = {name: value for name, value in node.items() if not name.startswith("_") and not _describes(value)}
+    rest = {name: value for name, value in node.items() if name not in plain}
     try:
-        made = instantiate({**_literal(node), "_partial_": True}, _convert_="all", **arguments)
+        made = instantiate({**_literal(rest), "_partial_": True}, _convert_="all", **arguments)
     except InstantiationException as error:
         raise ConfigError(f"{key}: {' '.join(str(error).partition(', set env var')[0].split())}") from error
     assert isinstance(made, partial)
+    made.keywords.update(copy.deepcopy({name: value for name, value in plain.items() if name not in made.keywords}))
     _check(made, key, {name: value for name, value in node.items() if not name.startswith("_")})
     return made if wants_partial else configured(made)
 
 
+def _describes(value: Any) -> bool:
+    """Tell whether a value is, or holds at any depth, a node that Hydra builds."""
+    if isinstance(value, Mapping):
+        return "_target_" in value or any(map(_describes, value.values()))
+    return isinstance(value, list) and any(map(_describes, value))
+
+
 def _literal(value: Any) -> Any:
-    """Copy a node so that its text stays as it is, where Hydra would resolve ``${...}`` once more."""
+    """Copy a node so that its text stays as it is, where Hydra would resolve ``${...}`` twice."""
     if isinstance(value, str):
-        return re.sub(r"(\\*)\$\{", lambda found: 2 * found[1] + r"\${", value)
+        for _ in range(2):
+            value = re.sub(r"(\\*)\$\{", lambda found: 2 * found[1] + r"\${", value)
+        return value
     if isinstance(value, Mapping):
         return {name: _literal(inner) for name, inner in value.items()}
     return [_literal(inner) for inner in value] if isinstance(value, list) else value

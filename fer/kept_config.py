@@ -23,6 +23,7 @@ from fer.value_check import COMPILE_MODES
 from fer.visible_text import visible_name
 
 _SECTIONS = ("method", "backbone", "augment", "data", "data.reader", "noise", "trainer")
+_BUILT = ("method", "backbone", "augment", "data.reader", "noise")
 _WHOLE = {"seed": (0, 2**63), "batch_size": (1, 2**31), "data.store_size": (1, MAX_EDGE)}
 _OF_TRAINER = ("precision", "deterministic", "benchmark")
 _NEVER_BUILT = ("optim", "callbacks", "logger", "launch")
@@ -64,6 +65,9 @@ def read_kept_config(folder: RunFolder, options: ReadingOptions) -> dict[str, An
     for key in _SECTIONS:
         if not isinstance(_value(config, key), Mapping):
             raise ConfigError(f"{source}: {key} is no section of keys and values; it is no run's configuration")
+    for key in _BUILT:
+        if "_target_" not in _value(config, key):
+            raise ConfigError(f"{source}: {key} has no _target_; it is no run's configuration")
     for key, (lowest, highest) in _WHOLE.items():
         value = _value(config, key)
         if not isinstance(value, int) or isinstance(value, bool) or not lowest <= value <= highest:

@@ -54,6 +54,8 @@ def check_targets(config: Mapping[str, Any], trusted: Collection[str], source: P
     refused = []
     for place, node in _nodes(config):
         target = node.get("_target_")
+        if any(not isinstance(key, str) for key in node):
+            raise ConfigError(f"{source}: {place} has a key that is no text")
         if reserved := sorted(key for key in node if key.startswith("_") and key not in _HYDRAS_KEYS):
             raise ConfigError(f"{source}: {place}.{visible_name(reserved[0])} has no place in a kept configuration")
         if not isinstance(target, str):

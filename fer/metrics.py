@@ -42,7 +42,8 @@ class EvaluationMetrics(Metric):
         # A softmax that saturates at 1 belongs to the last bin; NaN, which no index can be made of, shows in the sums.
         bins = (confidence.nan_to_num() * CALIBRATION_BINS).long().clamp(max=CALIBRATION_BINS - 1)
         values = torch.stack([torch.ones_like(confidence), confidence, (predicted == labels).double()])
-        self.calibration.index_add_(1, bins, values)
+        # Under trainer.precision=16-true Lightning makes it float16, which cannot count.
+        self.calibration = self.calibration.double().index_add_(1, bins, values)
 
     def compute(self) -> dict[str, Tensor]:
         """``acc``, ``macro_acc``, ``f1``, ``ece`` and ``recall`` (K,), 0 for a class without labels."""

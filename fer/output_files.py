@@ -45,6 +45,8 @@ def check_output(path: Path, inputs: Inputs, *, may_replace: bool, remedy: str) 
         raise ConfigError(f"{path} belongs to the run in its folder; write to another place")
     if path.is_dir():
         raise ConfigError(f"{path} is a folder; give the name of a file")
+    if path.exists() and not path.is_file():
+        raise ConfigError(f"{path} is a device or a pipe, and would be replaced by a file; give another name")
     if not may_replace and os.path.lexists(path):
         raise ConfigError(f"{path} exists already; {remedy}")
 

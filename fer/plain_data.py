@@ -14,6 +14,8 @@ from typing import Any
 import yaml
 from yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEvent, ScalarEvent
 
+from fer.regular_file import open_regular
+
 MAX_DEPTH = 40
 """Mappings and lists inside each other in a YAML file."""
 MAX_YAML_BYTES = 128 * 1024
@@ -87,10 +89,11 @@ def read_json_lines(path: Path) -> list[dict[str, Any]]:
     """Read a file with a JSON object in each line, up to the first line that holds none.
 
     Raises:
-        OSError, UnicodeDecodeError: the file cannot be read.
+        OSError: the file cannot be read.
+        PlainDataError: it is no UTF-8 or is larger than 64 MiB.
     """
     found = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in _text(path, MAX_JSON_BYTES).splitlines():
         try:
             value = parse_json(line)
         except PlainDataError:
@@ -116,7 +119,7 @@ def parse_json(text: str) -> Any:
 
 
 def _text(path: Path, most: int) -> str:
-    with path.open("rb") as stream:
+    with open_regular(path) as stream:
         content = stream.read(most + 1)
     if len(content) > most:
         raise PlainDataError(f"it is larger than the allowed {most // 1024:,} KiB")

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from fer.class_names import class_names_fault
 from fer.csv_files import CsvReader
+from fer.regular_file import open_regular_text
 from fer.runs import RunFolder, RunFolderError
 
 _COLUMNS = ("split", "file", "clean_label", "given_label", "predicted", "confidence")
@@ -72,7 +73,7 @@ def read_given_labels(folder: RunFolder) -> list[int]:
 
 def _lines(path: Path) -> Iterator[list[str]]:
     try:
-        with path.open(encoding="utf-8", newline="") as stream:
+        with open_regular_text(path) as stream:
             yield from CsvReader(stream)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise RunFolderError(f"{path} cannot be read: {error}") from error
@@ -88,7 +89,7 @@ def read_predictions(folder: RunFolder) -> dict[str, SplitTable]:
     path = folder.predictions_file
     samples: dict[str, list[_Sample]] = {"test": [], "train": []}
     try:
-        with path.open(encoding="utf-8", newline="") as stream:
+        with open_regular_text(path) as stream:
             reader = CsvReader(stream)
             try:
                 for split, sample in _samples(reader, names):

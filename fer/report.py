@@ -9,6 +9,7 @@ from pathlib import Path
 
 from fer.cache_folder import default_cache_dir
 from fer.errors import UserError, reported
+from fer.regular_file import open_regular
 from fer.terminal import say
 from fer.visible_text import visible_name
 from fer.whole_file import replacing_text
@@ -94,7 +95,8 @@ def _is_report(path: Path) -> bool:
     from fer.reporting.long_form import COLUMNS
 
     try:
-        text = path.read_bytes()[:_MOST_READ].decode("utf-8")
+        with open_regular(path) as stream:
+            text = stream.read(_MOST_READ).decode("utf-8")
     except (OSError, UnicodeDecodeError):
         return False
     return FIRST_NOTE in " ".join(text.split()) or ",".join(COLUMNS) in text.partition("\n")[0]

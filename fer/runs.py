@@ -19,6 +19,7 @@ from fer.csv_files import CsvWriter
 from fer.errors import UserError
 from fer.plain_data import PlainDataError, read_json, read_json_lines, read_yaml, yaml_text
 from fer.provenance import provenance
+from fer.regular_file import open_regular
 from fer.whole_file import open_lock, open_to_append, remove_unfinished, replacing_text, write_json
 
 log = logging.getLogger(__name__)
@@ -232,7 +233,8 @@ class RunFolder:
     def error(self) -> str:
         """What a failed run ended with, in one line."""
         try:
-            lines = self.error_file.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+            with open_regular(self.error_file) as stream:
+                lines = stream.read(100_000).decode("utf-8", errors="replace").strip().splitlines()
         except OSError as error:
             return f"{self.error_file} cannot be read: {error}"
         return lines[0] if lines else "unknown error"

@@ -20,6 +20,8 @@ from typing import IO, Any
 _UNFINISHED = ".unfinished"
 # Older versions name no machine.
 _UNFINISHED_NAME = re.compile(r"\.(?P<name>.+)\.(?:(?P<machine>[0-9a-f]{8})-)?[0-9a-f]{8}\.unfinished", re.DOTALL)
+# A file name that is no UTF-8 holds halves of characters, which are written as \udcff.
+_TEXT: Any = {"encoding": "utf-8", "errors": "backslashreplace"}
 _SILENCE = 24 * 3600.0
 """Seconds without a write after which a file is left over, where no lock can tell."""
 
@@ -72,7 +74,7 @@ def _machine() -> str:
 @contextmanager
 def replacing_text(path: Path) -> Iterator[IO[str]]:
     """A text stream whose content takes the place of ``path``, as with ``replacing``."""
-    with replacing(path) as unfinished, unfinished.open("w", encoding="utf-8", newline="") as stream:
+    with replacing(path) as unfinished, unfinished.open("w", newline="", **_TEXT) as stream:
         yield stream
 
 
@@ -83,7 +85,8 @@ def open_to_append(path: Path) -> IO[str]:
         OSError: it cannot be opened, or is a link.
     """
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
-    return os.fdopen(os.open(path, flags, 0o666), "a", encoding="utf-8")
+    stream: IO[str] = os.fdopen(os.open(path, flags, 0o666), "a", **_TEXT)
+    return stream
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:

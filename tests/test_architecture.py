@@ -48,7 +48,10 @@ LAYERS = (
         "tidy_numbers",
         "whole_file",
     ),
-    ("visible_text",),
+    (
+        "regular_file",
+        "visible_text",
+    ),
 )
 MAY_KNOW_HYDRA = {
     "train", "evaluate", "predict", "export", "web_demo", "data.cli", "sweep", "launch", "config", "resources",

@@ -19,6 +19,7 @@ from fer.data.demo_faces.canvas import SIZE
 from fer.data.demo_faces.chance import pick
 from fer.data.demo_faces.drawing import draw_face
 from fer.data.index import DatasetError, SampleTable
+from fer.plain_data import read_json
 
 __all__ = ["CLASS_SHARES", "contact_sheet", "draw_face", "faces", "read", "write"]
 
@@ -28,6 +29,9 @@ VERSION = 1
 """Raised whenever the same numbers give other faces."""
 CLASS_SHARES = (0.14, 0.10, 0.11, 0.20, 0.15, 0.12, 0.18)
 """How often each expression is drawn, in RAF-DB's order: 2 : 1 between Happiness and Fear (RAF-DB has 17 : 1)."""
+
+MOST_FACES = 100_000
+"""Of a split; a run folder of a stranger could ask for any number."""
 
 _STAMP = "demo.json"
 _QUALITY = 92
@@ -56,6 +60,8 @@ def write(root: str | Path, *, train: int, test: int, seed: int) -> None:
     root = Path(root).expanduser()
     if train < 1 or test < 1 or seed < 0:
         raise DatasetError(root, [f"train={train}, test={test}, seed={seed}: give at least 1, at least 1, at least 0"])
+    if max(train, test) > MOST_FACES:
+        raise DatasetError(root, [f"train={train:,}, test={test:,}: give at most {MOST_FACES:,} each"])
     stamp = {"version": VERSION, "train": train, "test": test, "seed": seed}
     if _is_there(root, stamp):
         return
@@ -93,7 +99,7 @@ def _is_there(root: Path, stamp: dict[str, int]) -> bool:
         DatasetError: ``root`` is something else.
     """
     try:
-        found = json.loads((root / _STAMP).read_text(encoding="utf-8"))
+        found = read_json(root / _STAMP)
     except (FileNotFoundError, NotADirectoryError):
         if not root.exists() or (root.is_dir() and next(os.scandir(root), None) is None):
             return False

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from fer.data.index import IntArray
+from fer.regular_file import open_regular
 
 _FURTHER_COLUMN = re.compile(r"\.(jpe?g|png|bmp|webp|gif|tiff?|p[gp]m)\s+\S", re.IGNORECASE)
 """Of a name: something stands between the file and the label."""
+_MOST_BYTES = 1 << 28
 _INTEGER = re.compile(r"[+-]?[0-9]{1,9}")  # int() refuses more than 4,300 digits
 
 
@@ -34,7 +36,9 @@ def read_label_list(
     """
     shown = shown or path.name
     try:
-        text = path.read_bytes().decode("utf-8-sig")
+        with open_regular(path) as stream:
+            content = stream.read(_MOST_BYTES + 1)
+        text = content.decode("utf-8-sig") if len(content) <= _MOST_BYTES else "\0"
     except UnicodeDecodeError:
         text = "\0"
     except OSError as error:
@@ -91,5 +95,5 @@ def write_label_list(path: Path, names: Sequence[str], labels: IntArray) -> None
     Raises:
         FileExistsError: ``path`` exists already; nothing is overwritten.
     """
-    with path.open("x", encoding="utf-8", newline="\n") as stream:
+    with path.open("x", encoding="utf-8", errors="backslashreplace", newline="\n") as stream:
         stream.writelines(f"{name} {label + 1}\n" for name, label in zip(names, labels.tolist(), strict=True))

@@ -38,10 +38,11 @@ def draw_faces(
     pen = ImageDraw.Draw(image)
     for number, found in enumerate(faces, start=1):
         left, top, width, height = found.face.box
-        line = max(1, round(min(image.size) / 250), round(width / 100))
+        edge = min(width, *image.size)  # of a picture a few pixels high the width alone would ask for huge letters
+        line = max(1, round(min(image.size) / 250), round(edge / 100))
         pen.rectangle((left, top, left + width, top + height), outline=_FRAME, width=line)
         text = f"{number}: {found.caption}" if len(faces) > 1 else found.caption
-        _label(pen, text, (left, top), max(11.0, width / 7), image.size)
+        _label(pen, text, (left, top), max(11.0, edge / 7), image.size)
     return image
 
 

@@ -89,16 +89,24 @@ class RunModel(Model):
         if template is None or template_fault(template):
             log.warning("faces are aligned to a standard: the detector finds too few in the run's training images")
             template = STANDARD_TEMPLATE
-        write_json(file, {"landmarks": template.tolist()})
+        try:
+            write_json(file, {"landmarks": template.tolist()})
+        except OSError as error:
+            log.warning("how faces are aligned cannot be kept in %s (%s)", file, error.strerror)
         return template
 
     def predict(self, faces: Images, *, with_cam: bool = False) -> Prediction:
         images = torch.from_numpy(faces).to(self.device)
         if not with_cam:
             with torch.inference_mode():
-                return Prediction(self.method(images).float().softmax(1).cpu().numpy(), None)
-        explanation = explain(self.method, self.method.augmentation.test_view(images))
-        return Prediction(explanation.logits.softmax(1).cpu().numpy(), explanation.cam.cpu().numpy())
+                logits, cam = self.method(images).float(), None
+        else:
+            explanation = explain(self.method, self.method.augmentation.test_view(images))
+            logits, cam = explanation.logits, explanation.cam
+        for name, values in (("logits", logits), ("maps", cam)):
+            if values is not None and not bool(values.isfinite().all()):
+                raise RunFolderError(f"the network of {self.folder.path} gives {name} that are not finite")
+        return Prediction(logits.softmax(1).cpu().numpy(), None if cam is None else cam.cpu().numpy())
 
 
 def _read_template(file: Path) -> Template:

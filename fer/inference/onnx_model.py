@@ -188,11 +188,12 @@ class OnnxModel(Model):
 
     def predict(self, faces: Images, *, with_cam: bool = False) -> Prediction:
         logits, *maps = self.run(faces)
-        if not np.isfinite(logits).all():
-            raise OnnxError(f"{self._path} gives logits that are not finite; export the run again")
-        probabilities = np.exp(logits - logits.max(1, keepdims=True))
+        for name, values in zip(("logits", "maps"), (logits, *maps), strict=False):
+            if not np.isfinite(values).all():
+                raise OnnxError(f"{self._path} gives {name} that are not finite; export the run again")
+        probabilities = np.exp(logits - logits.max(1, keepdims=True).astype(np.float64))
         probabilities /= probabilities.sum(1, keepdims=True)
-        return Prediction(probabilities, maps[0] if with_cam and maps else None)
+        return Prediction(probabilities.astype(np.float32), maps[0] if with_cam and maps else None)
 
     def run(self, faces: Images) -> list[NDArray[np.float32]]:
         """Logits, and maps where the file gives them, of uint8 faces (B, 3, image_size, image_size)."""
@@ -203,7 +204,11 @@ class OnnxModel(Model):
         except Exception as error:  # onnxruntime's own kinds share no parent but this
             raise OnnxError(f"{self._path} cannot be run: {_first_line(error)}") from error
         wanted = (len(faces), len(self.class_names))
-        if outputs[0].shape != wanted or any(maps.shape[:2] != wanted or maps.ndim != 4 for maps in outputs[1:]):
+        sides = range(1, self._augmentation.size + 1)
+        if outputs[0].shape != wanted or any(
+            maps.shape[:2] != wanted or maps.ndim != 4 or not all(side in sides for side in maps.shape[2:])
+            for maps in outputs[1:]
+        ):
             shapes = " and ".join(str(output.shape) for output in outputs)
             raise OnnxError(
                 f"{self._path} gives outputs of shapes {shapes} for {wanted[0]} faces of {wanted[1]} classes"

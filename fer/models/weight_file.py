@@ -17,6 +17,7 @@ from torchvision.models import get_model_weights, list_models
 from fer.errors import UserError
 from fer.models import numpy_pickle, torch_file
 from fer.models.pickle_machine import UnsafePickleError, shown
+from fer.regular_file import open_regular
 
 VGGFACE2 = "resnet50_vggface2"
 TRAINED_BACKBONE = "backbone"
@@ -107,7 +108,7 @@ def _downloaded(url: str) -> Path:
 def _content(path: Path, pinned: str | None) -> tuple[Mapping[str, Any], str, bool]:
     """Content and SHA-256 of a file, and whether torch wrote it (else it is a pickle of NumPy arrays)."""
     try:
-        file = path.open("rb")
+        file = open_regular(path)
     except OSError as error:
         raise WeightsError(f"{path} cannot be read: {error}") from error
     with file:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fer.errors import UserError
+from fer.plain_data import PlainDataError
 from fer.reporting.wording import images_left_out, matches
 from fer.runs import RunFolder, State
 from fer.visible_text import visible_name
@@ -196,7 +197,7 @@ def _records(folder: RunFolder, result: Mapping[str, Any], faults: list[str]) ->
     """The records of a finished run if there is one for every epoch, else none and a fault."""
     try:
         records = [{key: value for key, value in record.items() if _is_number(value)} for record in folder.records()]
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, PlainDataError) as error:
         faults.append(f"without learning curve: {folder.records_file} cannot be read: {error}")
         return []
     epochs = result.get("epochs")
