@@ -62,13 +62,18 @@ def read_given_labels(folder: RunFolder) -> list[int]:
     Raises:
         RunFolderError: a file is missing or cannot be read.
     """
-    names = read_class_names(folder)
-    try:
-        header, *rows = _lines(folder.noise_file)
-        column = header.index("given_label")
-        return [names.index(row[column]) for row in rows]
-    except (ValueError, IndexError) as error:
-        raise RunFolderError(f"{folder.noise_file} does not fit {folder.predictions_file}: {error}") from error
+    labels = {name: label for label, name in enumerate(read_class_names(folder))}
+    lines = _lines(folder.noise_file)
+    header = next(lines, [])
+    misfit = f"{folder.noise_file} does not fit {folder.predictions_file}"
+    if "given_label" not in header:
+        raise RunFolderError(f"{misfit}: there is no column given_label; restore both")
+    column, given = header.index("given_label"), []
+    for number, row in enumerate(lines, start=2):
+        if len(row) <= column or row[column] not in labels:
+            raise RunFolderError(f"{misfit}: line {number} gives no class; restore both")
+        given.append(labels[row[column]])
+    return given
 
 
 def _lines(path: Path) -> Iterator[list[str]]:

@@ -171,3 +171,13 @@ def test_metrics_count_in_float64_whatever_the_precision() -> None:
     metrics.calibration = metrics.calibration.half()
     metrics.update(torch.tensor([[0.75, 0.25]]).half(), torch.tensor([0]))
     assert metrics.compute()["ece"] == pytest.approx(0.25)
+
+
+def test_an_onnx_file_of_more_than_a_gigabyte_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    from fer.inference.onnx_model import OnnxError, OnnxModel
+
+    with (tmp_path / "sparse.onnx").open("wb") as stream:
+        stream.truncate(3 * 2**30)
+    with pytest.raises(OnnxError, match=r"sparse\.onnx is larger than the allowed 1,024 MiB"):
+        OnnxModel(tmp_path / "sparse.onnx", "cpu")

@@ -33,6 +33,7 @@ from fer.whole_file import replacing
 
 TOLERANCE = 1e-4
 """Greatest difference of logits and maps that passes as the same, absolute, and relative where they exceed 1."""
+MAX_BYTES = 2**30
 _CHECKED_BATCHES = (1, 3, 8)
 
 
@@ -164,6 +165,8 @@ class OnnxModel(Model):
         runtime = _installed("onnxruntime")
         if not path.is_file():
             raise OnnxError(f"{path} is missing; make it with fer-export run=FOLDER")
+        if path.stat().st_size > MAX_BYTES:
+            raise OnnxError(f"{path} is larger than the allowed {MAX_BYTES // 2**20:,} MiB; no export is")
         providers = _providers(accelerator, runtime.get_available_providers())
         options = runtime.SessionOptions()
         options.log_severity_level = 3  # errors only
