@@ -56,15 +56,28 @@ def read_class_names(folder: RunFolder) -> tuple[str, ...]:
 
 
 def read_given_labels(folder: RunFolder) -> list[int]:
-    """The given label of every training sample of a finished run, in the order of the table.
+    """Read the given label of every training sample of a finished run, in the order of the table.
 
     Raises:
         RunFolderError: a file is missing or cannot be read.
     """
+    return _read_labels(folder, "given_label")
+
+
+def read_true_labels(folder: RunFolder) -> list[int]:
+    """Read the true label of every training sample of a finished run, in the order of the table.
+
+    Raises:
+        RunFolderError: a file is missing or cannot be read.
+    """
+    return _read_labels(folder, "clean_label")
+
+
+def _read_labels(folder: RunFolder, heading: str) -> list[int]:
     names = read_class_names(folder)
     try:
         header, *rows = _lines(folder.noise_file)
-        column = header.index("given_label")
+        column = header.index(heading)
         return [names.index(row[column]) for row in rows]
     except (ValueError, IndexError) as error:
         raise RunFolderError(f"{folder.noise_file} does not fit {folder.predictions_file}: {error}") from error
