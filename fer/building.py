@@ -33,6 +33,7 @@ def build_method(
     class_names: tuple[str, ...],
     given_labels: Tensor,
     *,
+    labels_are_clean: bool,
     evaluation_name: str = "test",
     for_training: bool,
 ) -> Method:
@@ -42,7 +43,7 @@ def build_method(
         config: resolved configuration, plain containers.
         class_names: K names.
         given_labels: int64 (N,), those of the training samples.
-        evaluation_name: see ``Setting``.
+        labels_are_clean, evaluation_name: see ``Setting``.
         for_training: ``False`` builds neither optimizer nor schedule and loads no pretrained weights.
 
     Raises:
@@ -69,6 +70,7 @@ def build_method(
         scheduler=instantiated(optim["scheduler"], "optim.scheduler"),
         class_names=class_names,
         given_labels=given_labels,
+        labels_are_clean=labels_are_clean,
         evaluation_name=evaluation_name,
     )
     method: Method = configured(instantiated(config["method"], "method", _partial_=True), setting)
@@ -128,7 +130,7 @@ def rehearse(config: Config) -> None:
     with suppress(OtherClasses, DatasetError):
         configured(instantiated(config["noise"], "noise"), table)
     with suppress(OtherClasses), _in_silence():
-        method = build_method(config, CLASS_NAMES, torch.arange(count), for_training=True)
+        method = build_method(config, CLASS_NAMES, torch.arange(count), labels_are_clean=True, for_training=True)
         _rehearse_schedule(method, config["trainer"]["max_epochs"])
         face = torch.zeros(1, 3, config["data"]["store_size"], config["data"]["store_size"], dtype=torch.uint8)
         method.network.map_shape(method.augmentation.test_view(face).shape[-1])

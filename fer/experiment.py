@@ -98,6 +98,7 @@ def build(config: Config, folder: RunFolder, *, for_training: bool = True) -> Ex
         config,
         datamodule.table.class_names,
         torch.from_numpy(datamodule.train.given),
+        labels_are_clean=datamodule.train.labels_are_clean,
         evaluation_name=datamodule.evaluation_name,
         for_training=for_training,
     )
@@ -131,6 +132,8 @@ def train(config: Config, folder: RunFolder) -> dict[str, Any] | None:
             return None
         memorised = predictions.memorisation(datamodule.train, predicted["train"])
         result = run_result(config, folder.records(), test, memorised, datamodule.skipped)
+        if method.decided:
+            result["decided"] = dict(method.decided)
         result["seconds"] = time.time() - started
         conclusions = method.conclusions()
         columns = predictions.header(predicted, method.class_names, conclusions)
@@ -212,6 +215,9 @@ def _write_inputs(experiment: Experiment, folder: RunFolder, resume: Path | None
         log.info("resuming amid epoch %d", done + 1)
     else:
         log.info("resuming after epoch %d", done)
+    labels = "no label is wrong" if datamodule.train.labels_are_clean else "some labels are wrong"
+    for key, value in experiment.method.decided.items():
+        log.info("%s is %s here, because %s", key, value, labels)
     folder.keep_records_before(done)
     names, table = datamodule.table.class_names, datamodule.table
     train = datamodule.train

@@ -20,7 +20,7 @@ from fer.instantiation import instantiated
 from fer.kept_config import ReadingOptions, check_data_root, read_kept_config
 from fer.methods.base import Method
 from fer.models.weights import value_fault
-from fer.prediction_table import read_class_names, read_given_labels
+from fer.prediction_table import read_class_names, read_given_labels, read_true_labels
 from fer.runs import RunFolder, RunFolderError
 from fer.visible_text import visible
 
@@ -34,11 +34,18 @@ def trained(folder: RunFolder, device: str | torch.device = "cpu", options: Read
     """
     folder.result()
     config = read_kept_config(folder, options or ReadingOptions())
-    given = torch.tensor(read_given_labels(folder))
+    given = read_given_labels(folder)
+    is_clean = given == read_true_labels(folder)
     checkpoint = tested_checkpoint(config, folder)
     with any_fault_named(folder):
         _check_size(config, checkpoint)
-        method = build_method(config | {"compile": False}, read_class_names(folder), given, for_training=False)
+        method = build_method(
+            config | {"compile": False},
+            read_class_names(folder),
+            torch.tensor(given),
+            labels_are_clean=is_clean,
+            for_training=False,
+        )
     load(method, checkpoint)
     return method.to(device).eval()
 

@@ -57,23 +57,36 @@ def read_class_names(folder: RunFolder) -> tuple[str, ...]:
 
 
 def read_given_labels(folder: RunFolder) -> list[int]:
-    """The given label of every training sample of a finished run, in the order of the table.
+    """Read the given label of every training sample of a finished run, in the order of the table.
 
     Raises:
         RunFolderError: a file is missing or cannot be read.
     """
+    return _read_labels(folder, "given_label")
+
+
+def read_true_labels(folder: RunFolder) -> list[int]:
+    """Read the true label of every training sample of a finished run, in the order of the table.
+
+    Raises:
+        RunFolderError: a file is missing or cannot be read.
+    """
+    return _read_labels(folder, "clean_label")
+
+
+def _read_labels(folder: RunFolder, heading: str) -> list[int]:
     labels = {name: label for label, name in enumerate(read_class_names(folder))}
     lines = _lines(folder.noise_file)
     header = next(lines, [])
     misfit = f"{folder.noise_file} does not fit {folder.predictions_file}"
-    if "given_label" not in header:
-        raise RunFolderError(f"{misfit}: there is no column given_label; restore both")
-    column, given = header.index("given_label"), []
+    if heading not in header:
+        raise RunFolderError(f"{misfit}: there is no column {heading}; restore both")
+    column, found = header.index(heading), []
     for number, row in enumerate(lines, start=2):
         if len(row) <= column or row[column] not in labels:
             raise RunFolderError(f"{misfit}: line {number} gives no class; restore both")
-        given.append(labels[row[column]])
-    return given
+        found.append(labels[row[column]])
+    return found
 
 
 def _lines(path: Path) -> Iterator[list[str]]:

@@ -27,6 +27,7 @@ def build(
     channels_last: bool = True,
     class_names: tuple[str, ...] = tuple("abcde"),
     backbone: Callable[[], nn.Module] = lambda: tiny(width=8),
+    labels_are_clean: bool = False,
     **values: Any,
 ) -> Any:
     """A method in float64 whose initial weights are always the same."""
@@ -38,6 +39,7 @@ def build(
         scheduler=functools.partial(ExponentialLR, gamma=GAMMA),
         class_names=class_names,
         given_labels=torch.arange(6) % CLASSES,
+        labels_are_clean=labels_are_clean,
     )
     built = method(setting, **values).double()
     # Statistics of BatchNorm off their initial 0 and 1 and a bias off 0 let mistakes in them show.

@@ -161,9 +161,16 @@ def test_experiments_hold_the_published_values(name: str, backbone: str) -> None
     assert config.data.reader._target_ == "fer.data.raf_db.read" and config.data.reader.expected == [12271, 3068]
     if name.startswith("eac"):
         assert (config.method._target_, config.method.lam) == ("fer.methods.eac.EAC", 5.0)
-        assert (config.method.erase, config.method.forward) == ("shared", "two_pass")
+        assert (config.method.erase, config.method.forward) == ("released", "two_pass")
     else:
         assert config.method._target_ == "fer.methods.ce.CrossEntropy"
+
+
+def test_the_presets_choice_of_eacs_views_is_for_eac_alone() -> None:
+    assert compose(["method=eac"]).method.erase == "shared"
+    assert compose(["experiment=eac_raf_db", "method.erase=shared"]).method.erase == "shared"
+    assert "erase" not in compose(["experiment=eac_raf_db", "method=ce"]).method
+    assert compose(["sweep=raf_db_noise"]).method.erase == "released"
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from small_methods import CLASSES, GAMMA, LR, WEIGHT_DECAY, build, raw_images, w
 from torch import Tensor
 from torch.func import functional_call
 from torch.nn import functional as F
+from transcription import assert_equal_to
 
 from fer.batch import Batch
 from fer.cam import class_activation_maps, mirror
@@ -276,6 +277,33 @@ def test_the_control_trains_on_the_view_that_eac_classifies(erase: str, noise: b
     torch.manual_seed(3)
     views = eac.augmentation.two_views(raw_images(), erase=erase, pixel_noise_on_second_view=noise)
     assert torch.equal(second, views[1])
+
+
+@pytest.mark.parametrize(("clean", "erase"), [(True, "shared"), (False, "independent")])
+def test_as_released_the_second_view_depends_on_whether_labels_are_clean(clean: bool, erase: str) -> None:
+    method, expected = build(erase="released", labels_are_clean=clean), build(erase=erase)
+    assert method.decided == {"method.erase": erase} and expected.decided == {}
+    views, expected_views = with_views(method).image, with_views(expected).image
+    assert all(torch.equal(a, b) for a, b in zip(views, expected_views, strict=True))
+    # Erased rectangle and pixel noise are mirrored, or each is its own.
+    assert torch.equal(views[1], mirror(views[0])) is clean
+    assert method.hparams["erase"] == "released"
+
+
+@pytest.mark.parametrize(("clean", "erase"), [(True, "shared"), (False, "independent")])
+def test_as_released_loss_and_gradient_are_the_independent_calculation(clean: bool, erase: str) -> None:
+    method = build(erase="released", labels_are_clean=clean)
+    batch = with_views(method)
+    torch.manual_seed(3)
+    first, second = method.augmentation.two_views(raw_images(), erase=erase)
+    by_hand = batch._replace(image=(first, second))
+
+    def transcribed(twin: Any, _: Batch) -> Tensor:
+        network = twin.network
+        state = {**dict(network.named_parameters()), **dict(network.named_buffers())}
+        return reference_loss(network, state, by_hand, lam=5.0)
+
+    assert_equal_to(transcribed, method, batch)
 
 
 # What a user can set.

@@ -40,6 +40,11 @@ class FaceDataset(Dataset[Batch]):
         self.given = given
         self.clean = clean
 
+    @property
+    def labels_are_clean(self) -> bool:
+        """Whether every label in force is the true one."""
+        return bool((self.given == self.clean).all())
+
     def __len__(self) -> int:
         return len(self.rows)
 

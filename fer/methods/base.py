@@ -47,6 +47,8 @@ class Setting:
     class_names: tuple[str, ...]
     given_labels: Tensor
     """int64 (N,), the perhaps wrong labels of the training samples, in the order of ``batch.index``."""
+    labels_are_clean: bool = False
+    """Whether no given label is wrong. Only for what released code decides by the name of its label list."""
     evaluation_name: str = "test"
     """Prefix of the metrics of the split that is evaluated after every epoch: ``test`` or ``holdout``."""
 
@@ -74,6 +76,8 @@ class Method(L.LightningModule):
         self.training_statistics = TrainingStatistics()
         self.epoch_record: dict[str, float] = {}
         """Metrics of the newest epoch, complete when the epoch ends."""
+        self.decided: dict[str, str] = {}
+        """Values that the method chose by its data, by key of the configuration; they enter the result."""
         self._sample_states, self._seen = list[str](), list[Tensor]()
         self._make_optimizer = setting.optimizer
         self._make_scheduler = setting.scheduler

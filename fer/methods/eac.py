@@ -19,6 +19,7 @@ from fer.cam import class_activation_maps, mirror
 from fer.methods.base import Loss, Method, Setting
 from fer.models.batch_norm import keep_views_apart
 
+Erase = Literal["shared", "independent", "none", "released"]
 Forward = Literal["two_pass", "joint_per_view_statistics", "joint"]
 FORWARDS = ("two_pass", "joint_per_view_statistics", "joint")
 
@@ -41,19 +42,22 @@ class AttentionConsistency(Method):
     Args:
         setting: what the experiment fixes.
         lam: weight of the consistency loss, 0 or more.
-        erase: how the second view is made, see ``EAC``.
+        erase: how the second view is made, see ``EAC``. ``released`` becomes ``shared`` or ``independent`` here.
 
     Raises:
         ValueError: a value outside those listed.
     """
 
-    def __init__(self, setting: Setting, *, lam: float = 0.0, erase: EraseRecipe = "shared") -> None:
+    def __init__(self, setting: Setting, *, lam: float = 0.0, erase: Erase = "shared") -> None:
         if not (isinstance(lam, int | float) and math.isfinite(lam) and lam >= 0):
             raise ValueError(f"method.lam is {lam}; it must be a number of 0 or more")
-        if erase not in ERASE_RECIPES:
-            raise ValueError(f"method.erase is {erase!r}; choose one of {', '.join(ERASE_RECIPES)}")
+        if erase not in (*ERASE_RECIPES, "released"):
+            raise ValueError(f"method.erase is {erase!r}; choose one of {', '.join(ERASE_RECIPES)}, released")
         super().__init__(setting)
         self.lam = lam
+        if erase == "released":
+            erase = "shared" if setting.labels_are_clean else "independent"
+            self.decided["method.erase"] = erase
         self.erase: EraseRecipe = erase
         self.views = 2 if lam else 1
 
@@ -92,18 +96,32 @@ class AttentionConsistency(Method):
 
 
 class EAC(AttentionConsistency):
-    """Cross-entropy on the first view plus ``lam`` times the attention consistency of the two views.
+    """Erasing Attention Consistency (Zhang et al., ECCV 2022, arXiv 2207.10299).
 
-    Only the first view is classified (the paper's imbalanced framework). With ``lam=0`` and ``forward=two_pass``
-    the gradients are those of plain cross-entropy; the pass of the second view still moves the running statistics
-    of BatchNorm, and with them the evaluation.
+        M_j(h, w) = sum_c W[j, c] F_c(h, w)                           CAM of class j, W without gradient
+        L_cls     = CE(z(x_1), y)                                     the first view alone is classified
+        L_c       = mean (M(x_1) - flip M(x_2))^2                     over samples, classes, rows and columns
+        L         = L_cls + lambda L_c
+
+        symbol    argument    default
+        lambda    lam         5
+
+    With ``lam=0`` and ``forward=two_pass`` the gradients are those of plain cross-entropy; the pass of the second view
+    still moves the running statistics of BatchNorm, and with them the evaluation.
+
+    Differences from the released code: none in loss, gradient and statistics with ``erase="released"``, but for how
+    clean labels are known. The released code goes by the name of its label list: ``list_patition_label.txt`` is clean
+    and any other list is not. Here labels are clean if no label of the training samples is wrong, whatever
+    ``noise`` is: with ``noise=none``, with a ratio of 0, and with ``noise=file`` of a list that changes no label, which
+    the released code would take for a noisy one under another name.
 
     Args:
         setting: what the experiment fixes.
-        lam: weight of the consistency loss, 0 or more (paper: 5).
+        lam: lambda, 0 or more.
         erase: ``shared``, the second view is the mirror image of the erased first view (the paper's text; the
-            released code with the clean label list); ``independent``, the second view is erased on its own (the
-            released code with any other list); ``none``, nothing is erased in either.
+            released code with the clean label list); ``independent``, it is made from the mirrored original and erased
+            on its own (the released code with any other list); ``released``, shared if the labels are clean and
+            independent if not, as the result's ``decided`` says; ``none``, nothing is erased in either.
         pixel_noise_on_second_view: ``None`` = as the released code has it, yes when shared and no when independent.
         forward: ``two_pass``, a pass per view as released; ``joint_per_view_statistics``, one pass with BatchNorm
             statistics per view, the same mathematics; ``joint``, one pass whose BatchNorm mixes the views, which is
@@ -118,7 +136,7 @@ class EAC(AttentionConsistency):
         setting: Setting,
         *,
         lam: float = 5.0,
-        erase: EraseRecipe = "shared",
+        erase: Erase = "shared",
         pixel_noise_on_second_view: bool | None = None,
         forward: Forward = "two_pass",
     ) -> None:
