@@ -18,7 +18,7 @@ from fer import predictions
 from fer.building import Config, build_method, read_data, rehearse, unread_data
 from fer.callbacks.progress import EpochBar
 from fer.callbacks.run_writer import RunWriter
-from fer.callbacks.seeding import Seeding, seed_everything
+from fer.callbacks.seeding import Seeding
 from fer.callbacks.step_losses import StepLosses
 from fer.callbacks.termination import SaveWhenTerminated, SignalsAsBefore, cluster_without_requeueing
 from fer.checkpoints import WholeCheckpoints, read_checkpoint
@@ -30,6 +30,7 @@ from fer.instantiation import configured, instantiated
 from fer.kept_config import check_data_root
 from fer.methods.base import Method
 from fer.models.batch_norm import synchronise_statistics
+from fer.random_seeds import seed_everything
 from fer.results import result_row, run_result
 from fer.runs import RunFolder
 from fer.terminal import logging_to

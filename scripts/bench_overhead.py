@@ -21,10 +21,10 @@ from typing import Any
 import lightning.pytorch as L
 import torch
 
-from fer.callbacks.seeding import seed_everything
 from fer.config import compose
 from fer.experiment import Experiment, build
 from fer.launch import resolve
+from fer.random_seeds import seed_everything
 from fer.runs import RunFolder
 
 SMALL = [

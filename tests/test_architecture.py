@@ -29,7 +29,7 @@ LAYERS = (
     ("predictions", "callbacks", "instantiation"),
     ("methods", "data", "reporting"),
     ("cam_record", "prediction_table", "checkpoints", "output_files"),
-    ("models", "augment", "metrics", "results", "runs", "devices", "required_keys", "trainer_keys"),
+    ("models", "augment", "rand_augment", "metrics", "results", "runs", "devices", "required_keys", "trainer_keys"),
     ("known_targets", "terminal"),
     (
         "batch",
@@ -46,6 +46,7 @@ LAYERS = (
         "drawing",
         "learning_rates",
         "tidy_numbers",
+        "random_seeds",
         "whole_file",
     ),
     (

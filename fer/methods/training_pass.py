@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from fer.batch import Batch
-from fer.callbacks.seeding import seed_everything
 from fer.methods.base import Method
 from fer.models.batch_norm import share_statistics
+from fer.random_seeds import seed_everything
 
 
 @torch.no_grad()
