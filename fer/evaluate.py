@@ -18,7 +18,7 @@ from fer.terminal import log_to_terminal, say
 from fer.visible_text import visible_name
 
 _LARGEST = 1e9
-"""Of a recorded metric that is shown; JSON may hold numbers of any length."""
+"""Largest recorded metric that is shown; JSON may hold numbers of any length."""
 
 
 @hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name="eval")

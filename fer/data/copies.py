@@ -13,9 +13,9 @@ from PIL import Image
 from fer.data.index import IntArray
 
 _MOST_BITS = 6
-"""Of 64 bits of the perceptual hash in which candidates may differ; re-encoded copies differ in at most 4."""
+"""Bits of the 64-bit perceptual hash that candidates may differ in; re-encoded copies differ in at most 4."""
 _LEAST_CORRELATION = 0.96
-"""Of gray values; different aligned faces, rendered ones too, stay below 0.94, copies of quality 70 above 0.97."""
+"""Correlation of gray values: different aligned faces stay below 0.94, copies of JPEG quality 70 above 0.97."""
 _LEAST_SPREAD = 2.0
 """Standard deviation of gray values below which a picture shows nothing."""
 _BLOCK = 512

@@ -31,7 +31,7 @@ CLASS_SHARES = (0.14, 0.10, 0.11, 0.20, 0.15, 0.12, 0.18)
 """How often each expression is drawn, in RAF-DB's order: 2 : 1 between Happiness and Fear (RAF-DB has 17 : 1)."""
 
 MOST_FACES = 100_000
-"""Of a split; a run folder of a stranger could ask for any number."""
+"""Largest split that is drawn; a run folder of a stranger could ask for any number."""
 
 _STAMP = "demo.json"
 _QUALITY = 92

@@ -18,7 +18,7 @@ OTHER_IMAGE_SUFFIXES = frozenset({
     ".avif", ".heic", ".heif", ".jp2", ".j2k", ".jpx", ".jxl", ".tga", ".psd", ".eps", ".svg", ".ico", ".dds", ".pcx",
     ".sgi", ".xbm", ".apng", ".mpo", ".dng", ".nef", ".cr2", ".arw",
 })  # fmt: skip
-"""Of images that are not read, to be counted."""
+"""Suffixes of images that are counted but not read."""
 _LONGEST_NUMBER = 100
 
 

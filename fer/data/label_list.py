@@ -11,7 +11,7 @@ from fer.data.index import IntArray
 from fer.regular_file import open_regular
 
 _FURTHER_COLUMN = re.compile(r"\.(jpe?g|png|bmp|webp|gif|tiff?|p[gp]m)\s+\S", re.IGNORECASE)
-"""Of a name: something stands between the file and the label."""
+"""Pattern of a name with a further column between the file and the label."""
 _MOST_BYTES = 1 << 28
 _INTEGER = re.compile(r"[+-]?[0-9]{1,9}")  # int() refuses more than 4,300 digits
 

@@ -1,4 +1,4 @@
-"""What an exported file says of itself, checked before it is used: metadata, and names and shapes of its tensors."""
+"""Metadata of an exported file, and names and shapes of its tensors, checked before the file is used."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class MetadataError(ValueError):
 
 @dataclass(frozen=True)
 class OnnxMetadata:
-    """What is needed to use an exported file."""
+    """Metadata that is needed to use an exported file."""
 
     class_names: tuple[str, ...]
     """K names, in the order of the logits."""
