@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import html
+import json
 import math
 import shutil
 import subprocess
@@ -121,9 +122,28 @@ def test_every_figure_is_drawn_as_png_and_as_svg_with_its_pictures_inside(drawn:
         links = [node.get(XLINK, "") for node in root.iter(f"{SVG}image")]
         assert root.tag == f"{SVG}svg" and all(link.startswith("data:image/png;base64,") for link in links)
         assert links or file.name.startswith(("reliability", "features"))
-        said = " ".join(shown_texts(file))
+        said = " ".join(" ".join(shown_texts(file)).split())
         assert "noise symmetric 0.3" in said and "seed" in said
+        assert ("after epochs 1 to 3" if file.name.startswith("cams") else "after epoch 3, the last") in said
     assert not [*drawn.glob(".*")]
+
+
+def test_figures_of_a_selected_epoch_say_which_one_it_is(runs: Path, tmp_path: Path) -> None:
+    for seed, selected in (("seed0", 0), ("seed1", 1)):
+        run = runs / "eac" / seed
+        (run / "config.yaml").write_text(
+            (run / "config.yaml").read_text().replace("protocol: last5", "protocol: holdout")
+        )
+        result = json.loads((run / "result.json").read_text())
+        (run / "result.json").write_text(json.dumps({**result, "selected_epoch": {"epoch": selected}}))
+        shutil.copy(run / "checkpoints" / "last.ckpt", run / "checkpoints" / "best.ckpt")
+    names, _ = draw(runs, tmp_path / "figures", "--where", "method=eac")
+    for name in names - {"cams-predicted-eac-seed0"}:
+        said = " ".join(" ".join(shown_texts(tmp_path / "figures" / f"{name}.svg")).split())
+        several = name.startswith("confusion")
+        epochs = "after epochs 1 to 2, each" if several else "after epoch 1,"
+        assert f"{epochs} selected on held-out training samples" in said, name
+    assert len(names) == 5
 
 
 def test_the_confusion_matrix_is_counted_from_the_file(trained: Path, drawn: Path) -> None:

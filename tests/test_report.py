@@ -26,6 +26,7 @@ from fer import report
 from fer.reporting import formats, published
 from fer.reporting.collect import Run
 from fer.reporting.document import Document, Entry, Grid
+from fer.reporting.epochs import RunEpochs, epochs_of_networks, epochs_of_results, read_epochs
 from fer.reporting.table import arrange
 
 HOSTILE = r"<script>alert('x')</script>_a_|50% & $x^2$ #{b}~ \c *d* [e]"
@@ -501,6 +502,48 @@ def test_short_runs_say_over_how_many_epochs_they_are_means(tmp_path: Path, text
     assert "Protocol last5: mean of the last 3 epochs." in text()
     write_run(tmp_path / "run2", {"seed": 2})
     assert "Protocol last5: mean of the last 3 to 5 epochs." in text()
+
+
+@pytest.mark.parametrize(
+    ("protocol", "runs", "results", "networks"),
+    [
+        ("last5", [(60, 5, None)] * 2, "mean of the last 5 epochs", "after epoch 60, the last"),
+        ("last5", [(3, 3, None)], "mean of all 3 epochs", "after epoch 3, the last"),
+        ("last5", [(1, 1, None)], "test after the only epoch", "after epoch 1, the last"),
+        (
+            "last5",
+            [(2, 2, None), (4, 4, None)],
+            "mean of all 2 to 4 epochs",
+            "after epochs 2 to 4, the last of each run",
+        ),
+        ("last5", [(3, 3, None), (60, 5, None)], "mean of the last 3 to 5 epochs", "after epochs 3 to 60, the last of"),
+        ("last5", [(None, None, None)], "mean of the last 5 epochs", "after the last epoch"),
+        (
+            "holdout",
+            [(60, None, 7)],
+            "on held-out training samples (7)",
+            "after epoch 7, selected on held-out training",
+        ),
+        (
+            "holdout",
+            [(60, None, 7), (60, None, 9)],
+            "samples (7 to 9)",
+            "after epochs 7 to 9, each selected on held-out",
+        ),
+        ("holdout", [(60, None, None)], "test of the epoch selected on", "after the epoch selected on held-out"),
+    ],
+)
+def test_epochs_in_words(
+    protocol: str, runs: list[tuple[int | None, int | None, int | None]], results: str, networks: str
+) -> None:
+    epochs = [RunEpochs(*run) for run in runs]
+    assert results in epochs_of_results(protocol, epochs) and networks in epochs_of_networks(protocol, epochs)
+
+
+@pytest.mark.parametrize("strange", [None, [], {}, "7", True, -1, 1e9, 10**30])
+def test_strange_epochs_of_a_result_are_not_known(strange: Any) -> None:
+    assert read_epochs({"epochs": strange, "averaged_epochs": 3, "selected_epoch": strange}) == RunEpochs()
+    assert read_epochs({"selected_epoch": {"epoch": strange}}) == RunEpochs()
 
 
 def test_keys_that_no_row_shows_are_listed(tmp_path: Path, text: Report) -> None:

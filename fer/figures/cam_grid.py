@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from fer.cam import overlay
 from fer.cam_record import CamRecord
 from fer.figures.sheet import POINT, Sheet
+from fer.reporting.epochs import span
 from fer.reporting.figure_files import COLOURS, fitted, wrapped
 
 if TYPE_CHECKING:
@@ -21,8 +22,10 @@ if TYPE_CHECKING:
 Shown = Literal["predicted", "given", "true"]
 
 _MOST_RUNS, _MOST_COLUMNS, _MOST_FACES = 3, 9, 14
-_FACE, _LEFT, _HEAD, _FOOT, _MARGIN, _SIZE = 0.39, 0.95, 0.75, 0.25, 0.08, 5.5
+_FACE, _LEFT, _FOOT, _MARGIN, _SIZE = 0.39, 0.95, 0.38, 0.08, 5.5
 """Inches, and points of the captions."""
+_TITLE, _LINE, _EPOCHS = 0.23, 0.13, 0.26
+"""Heights of the title, of a line of a run's title, and of the numbers of epochs."""
 _SEAM, _GAP, _GAP_OF_RUNS = 0.015, 0.07, 0.09
 """Between face and mirror image, pairs, and what is added between runs."""
 _PAIR, _PITCH = 2 * _FACE + _SEAM + _GAP, _FACE + 0.17
@@ -83,23 +86,33 @@ def cam_grid(tracks: Sequence[Track], shown: Shown) -> Figure:
     epochs = [_spread_out([*track.records], count) for track in tracks]
     width = _LEFT + sum(map(len, epochs)) * _PAIR + (len(tracks) - 1) * _GAP_OF_RUNS + _MARGIN
     width = max(width, _LEAST_WIDTH)
-    sheet = Sheet(width, _HEAD + len(faces) * _PITCH + _FOOT)
-    title = f"CAM of the {shown} label · {len(faces)} faces, each beside its mirror image"
-    sheet.text(_MARGIN, 0.06, f"{title}; below: predicted label, probability", 8, width=width)
+    spans = [len(chosen) * _PAIR - _GAP for chosen in epochs]
+    room = spans if tracks[1:] else [width - _LEFT - _MARGIN]
+    titles = [wrapped(track.title, inches, 7) for track, inches in zip(tracks, room, strict=True)]
+    top = _TITLE + _LINE * max(title.count("\n") + 1 for title in titles)
+    head = top + _EPOCHS
+    sheet = Sheet(width, head + len(faces) * _PITCH + _FOOT)
+    words = _epochs_in_words(epoch for chosen in epochs for epoch in chosen)
+    title = f"CAM of the {shown} label {words} · {len(faces)} faces, each beside its mirror image"
+    sheet.text(_MARGIN, 0.06, title, 8, width=width)
     for row, face in enumerate(faces):
-        _caption_face(sheet, _HEAD + row * _PITCH, tracks[0], face)
+        _caption_face(sheet, head + row * _PITCH, tracks[0], face)
     x = _LEFT
-    for track, chosen in zip(tracks, epochs, strict=True):
-        span = len(chosen) * _PAIR - _GAP
-        sheet.text(x, 0.49, wrapped(track.title, span, 7), 7, verticalalignment="bottom")
-        sheet.line(x, 0.52, span)
+    for track, chosen, name, inches in zip(tracks, epochs, titles, spans, strict=True):
+        sheet.text(x, top, name, 7, verticalalignment="bottom")
+        sheet.line(x, top + 0.03, inches)
         for epoch in chosen:
-            sheet.text(x + _FACE, 0.57, f"epoch {epoch + 1}", 7, horizontalalignment="center")
-            _draw_column(sheet, x, track, track.records[epoch], faces, shown)
+            sheet.text(x + _FACE, top + 0.08, f"epoch {epoch + 1}", 7, horizontalalignment="center")
+            _draw_column(sheet, x, head, track, track.records[epoch], faces, shown)
             x += _PAIR
         x += _GAP_OF_RUNS
-    _explain_signs(sheet, _HEAD + len(faces) * _PITCH + 0.03)
+    _explain_signs(sheet, head + len(faces) * _PITCH + 0.03)
     return sheet.figure
+
+
+def _epochs_in_words(epochs: Iterable[int]) -> str:
+    numbers = span(epoch + 1 for epoch in epochs)
+    return f"after epoch {numbers}" if numbers.isdigit() else f"after epochs {numbers}"
 
 
 def _chosen(record: CamRecord) -> NDArray[np.int64]:
@@ -115,7 +128,7 @@ def _spread_out(epochs: Sequence[int], count: int) -> list[int]:
 
 
 def _draw_column(
-    sheet: Sheet, x: float, track: Track, record: CamRecord, faces: NDArray[np.int64], shown: Shown
+    sheet: Sheet, x: float, head: float, track: Track, record: CamRecord, faces: NDArray[np.int64], shown: Shown
 ) -> None:
     predicted = record.probabilities.argmax(1)
     label = {"predicted": predicted, "given": record.given, "true": record.clean}[shown]
@@ -125,7 +138,7 @@ def _draw_column(
         overlay(*pair, colour_map=_HEAT).numpy() for pair in ((image, cam), (image.flip(-1), mirrored))
     )
     for row, face in enumerate(faces):
-        y = _HEAD + row * _PITCH
+        y = head + row * _PITCH
         sheet.picture(x, y, _FACE, pictures[row])
         sheet.picture(x + _FACE + _SEAM, y, _FACE, mirror_images[row])
         verdict = _verdict(predicted[face], record.given[face], record.clean[face])
@@ -145,7 +158,8 @@ def _caption_face(sheet: Sheet, y: float, track: Track, face: int) -> None:
 
 
 def _explain_signs(sheet: Sheet, y: float) -> None:
-    x = _LEFT
+    sheet.text(_LEFT, y, "Below each pair: predicted label and its probability", 7)
+    x, y = _LEFT, y + 0.14
     for verdict in (_RIGHT, _MEMORISED, _OTHER):
         text = f"{verdict.sign} {verdict.meaning}"
         sheet.text(x, y, text, 7, color=verdict.colour)

@@ -20,6 +20,7 @@ from fer.figures.subjects import Subject, subjects
 from fer.figures.suspects import HEADER, MOST_SHOWN, precision, suspect_rows, suspects, suspects_figure
 from fer.kept_config import ReadingOptions
 from fer.prediction_table import read_class_names
+from fer.reporting.epochs import epochs_of_networks
 from fer.reporting.figure_files import write_figures
 from fer.reporting.table import Table
 from fer.reporting.wording import spelled
@@ -112,7 +113,9 @@ def _confusion(runs: Sequence[Subject], remarks: _Remarks) -> Figures:
         name = f"{first.name}-to-{others[-1].run.path.name}" if others else first.name
         seeds = ", ".join(spelled(subject.run.seed) for subject in matrices)
         title = f"{first.setting} · mean of seeds {seeds}" if others else first.title
-        yield f"confusion-{name}", confusion_figure([*matrices.values()], read_class_names(first.folder), title)
+        epochs = epochs_of_networks(str(first.run.settings["protocol"]), [subject.run.epochs for subject in matrices])
+        class_names = read_class_names(first.folder)
+        yield f"confusion-{name}", confusion_figure([*matrices.values()], class_names, f"{title} · {epochs}")
 
 
 def _confusion_of(subject: Subject) -> NDArray[np.int64]:
@@ -122,7 +125,7 @@ def _confusion_of(subject: Subject) -> NDArray[np.int64]:
 def _reliability(subject: Subject, remarks: _Remarks) -> Figures:
     test = remarks.attempt(subject, "reliability diagram", lambda: subject.predictions["test"])
     if test is not None:
-        yield f"reliability-{subject.name}", reliability_figure(test, subject.title)
+        yield f"reliability-{subject.name}", reliability_figure(test, f"{subject.title} · {subject.epoch}")
 
 
 def _suspects(subject: Subject, folder: Path, remarks: _Remarks) -> Figures:
@@ -135,13 +138,14 @@ def _suspects(subject: Subject, folder: Path, remarks: _Remarks) -> Figures:
     chosen = suspects(train)[:MOST_SHOWN]
     faces = remarks.attempt(subject, "faces of suspect labels", lambda: subject.training_faces(chosen))
     if faces is not None and len(faces):
-        yield name, suspects_figure(train, faces, subject.title)
+        yield name, suspects_figure(train, faces, subject.title, subject.epoch)
 
 
 def _features(subject: Subject, remarks: _Remarks) -> Figures:
     found = remarks.attempt(subject, "features", lambda: embedding(subject.folder, subject.data.train, subject.options))
     if found is not None:
-        yield f"features-{subject.name}", features_figure(found, read_class_names(subject.folder), subject.title)
+        title = f"{subject.title} · {subject.epoch}"
+        yield f"features-{subject.name}", features_figure(found, read_class_names(subject.folder), title)
 
 
 def _cams(runs: Sequence[Subject], shown: Shown, remarks: _Remarks) -> Figures:

@@ -16,6 +16,7 @@ from fer.finished_run import check_data, kept_data
 from fer.kept_config import ReadingOptions, read_kept_config
 from fer.prediction_table import SplitTable, read_class_names, read_predictions
 from fer.reporting.collect import Run
+from fer.reporting.epochs import epochs_of_networks
 from fer.reporting.table import Cell, Table
 from fer.reporting.wording import labelled, spelled
 from fer.runs import RunFolder, RunFolderError
@@ -38,6 +39,11 @@ class Subject:
     @property
     def title(self) -> str:
         return f"{self.setting} · seed {spelled(self.run.seed)}"
+
+    @property
+    def epoch(self) -> str:
+        """Say after which epoch the network of its predictions and features was taken."""
+        return epochs_of_networks(str(self.run.settings["protocol"]), [self.run.epochs])
 
     @cached_property
     def folder(self) -> RunFolder:

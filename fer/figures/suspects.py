@@ -19,7 +19,7 @@ HEADER = ("rank", "file", "given", "predicted", "confidence", "true", "is_wrong"
 MOST_SHOWN = 48
 _FIRST = (50, 100)
 _COLUMNS = 8
-_FACE, _GAP, _SIZE, _MARGIN, _HEAD = 0.82, 0.1, 6.5, 0.1, 0.65
+_FACE, _GAP, _SIZE, _MARGIN, _HEAD = 0.82, 0.1, 6.5, 0.1, 0.81
 """Inches, and points of the captions."""
 _WRONG, _OTHER = COLOURS[1], "#888888"
 
@@ -54,13 +54,14 @@ def precision(train: SplitTable) -> str:
     return f"{counted}; wrong are {', '.join(parts)}, and {is_wrong.sum():,} in all"
 
 
-def suspects_figure(train: SplitTable, faces: NDArray[np.uint8], title: str) -> Figure:
+def suspects_figure(train: SplitTable, faces: NDArray[np.uint8], title: str, epoch: str) -> Figure:
     """A contact sheet of the first suspects; frames in colour and a cross mark those whose label is wrong indeed.
 
     Args:
         train: the training split.
         faces: those of the first suspects, at least one, uint8 (m, 3, h, w).
         title: what was trained.
+        epoch: after which epoch the network was taken, in words.
     """
     order = suspects(train)[: len(faces)]
     knows = train.has_changed_labels
@@ -68,12 +69,13 @@ def suspects_figure(train: SplitTable, faces: NDArray[np.uint8], title: str) -> 
     pitch = _FACE + (3 if knows else 2) * line + 0.12
     width = 2 * _MARGIN + _COLUMNS * (_FACE + _GAP) - _GAP
     sheet = Sheet(width, _HEAD + -(-len(order) // _COLUMNS) * pitch)
-    sheet.text(_MARGIN, 0.07, f"Most confidently contradicted training labels · {title}", 8, width=width - _MARGIN)
-    sheet.text(_MARGIN, 0.23, precision(train), 7)
+    sheet.text(_MARGIN, 0.07, f"Most confidently contradicted training labels · {epoch}", 8, width=width - _MARGIN)
+    sheet.text(_MARGIN, 0.23, title, 8, width=width - _MARGIN)
+    sheet.text(_MARGIN, 0.39, precision(train), 7)
     captions = "Below each face: given label / predicted label and its probability"
     if knows:
         captions += " / true label; framed and marked ✗ where the given label is wrong"
-    sheet.text(_MARGIN, 0.4, captions, 7)
+    sheet.text(_MARGIN, 0.56, captions, 7)
     for place, at in enumerate(order):
         row, column = divmod(place, _COLUMNS)
         x, y = _MARGIN + column * (_FACE + _GAP), _HEAD + row * pitch

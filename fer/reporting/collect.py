@@ -12,6 +12,7 @@ from typing import Any
 
 from fer.errors import UserError
 from fer.plain_data import PlainDataError
+from fer.reporting.epochs import RunEpochs, epochs_of_results, read_epochs
 from fer.reporting.wording import images_left_out, matches
 from fer.runs import RunFolder, State
 from fer.visible_text import visible_name
@@ -39,8 +40,8 @@ class Run:
     metrics: Mapping[str, float]
     records: Sequence[Mapping[str, Any]]
     error: str
-    epochs_averaged: int | None = None
-    """Epochs whose mean the metrics are under ``last5``: fewer than five where fewer were trained."""
+    epochs: RunEpochs = field(default_factory=RunEpochs)
+    """Epochs that the metrics and the network come from."""
     content: str | None = None
     """Digest of the images and true labels that it was trained and tested on, once it has a stamp."""
     clean_labels: str | None = None
@@ -108,6 +109,12 @@ def check_keys(keys: Iterable[str], runs: Sequence[Run]) -> None:
             raise UserError(f"no run has the key {key!r}" + (f"; near it: {', '.join(near)}" if near else ""))
 
 
+def epochs_by_protocol(runs: Sequence[Run]) -> Iterator[tuple[str, str]]:
+    """Say for each protocol of the runs which epochs their results are of."""
+    for name in sorted({str(run.settings["protocol"]) for run in runs}):
+        yield name, epochs_of_results(name, [run.epochs for run in runs if run.settings["protocol"] == name])
+
+
 def _read(folder: RunFolder, faults: list[str]) -> Run:
     config = folder.config()
     choices, unnamed = config.pop("choices", None), config.get("unnamed_keys")
@@ -130,14 +137,9 @@ def _read(folder: RunFolder, faults: list[str]) -> Run:
         metrics=_metrics(folder, result, faults) if result is not None else {},
         records=_records(folder, result, faults) if result is not None else [],
         error=folder.error() if state == "failed" else "",
-        epochs_averaged=_epochs_averaged(result),
+        epochs=read_epochs(result or {}),
         **_facts_of_the_data(folder),
     )
-
-
-def _epochs_averaged(result: Mapping[str, Any] | None) -> int | None:
-    averaged = (result or {}).get("averaged_epochs")
-    return len(averaged) if isinstance(averaged, list) else None
 
 
 def _facts_of_the_data(folder: RunFolder) -> dict[str, str]:

@@ -9,12 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from fer.reporting.collect import Run
+from fer.reporting.collect import Run, epochs_by_protocol
 from fer.reporting.published import Series
 from fer.reporting.significance import Comparison, Test
 from fer.reporting.table import Cell, Table, Values, unshown_keys
-from fer.reporting.wording import PROTOCOLS, labelled, metric_name, spelled
-from fer.results import LAST_EPOCHS
+from fer.reporting.wording import labelled, metric_name, spelled
 
 ABSENT = "–"
 
@@ -119,11 +118,7 @@ def notes(
     lines = [FIRST_NOTE]
     if same:
         lines.append(f"All runs: {', '.join(same)}.")
-    lines += [
-        f"Protocol {name}: {PROTOCOLS[name].format(count=_epochs_in_words(table.runs))}."
-        for name in sorted({str(run.settings["protocol"]) for run in table.runs})
-        if name in PROTOCOLS
-    ]
+    lines += [f"Protocol {name}: {epochs}." for name, epochs in epochs_by_protocol(table.runs) if epochs]
     if unshown := unshown_keys(table):
         lines.append(f"Runs differ in keys that no row and no column shows, too: {', '.join(unshown)}.")
     if "best" in metrics:
@@ -135,14 +130,6 @@ def notes(
         for number, (source, pretraining, protocol, _) in enumerate((series.source for series in published), start=1)
     ]
     return [*lines, *_failures(table.runs), *faults]
-
-
-def _epochs_in_words(runs: Sequence[Run]) -> str:
-    """Say over how many epochs results are means: ``5``, or ``3 to 5`` where runs were shorter."""
-    counts = sorted({run.epochs_averaged for run in runs if run.epochs_averaged is not None})
-    if not counts:
-        return str(LAST_EPOCHS)
-    return str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
 
 
 def _failures(runs: Sequence[Run]) -> list[str]:

@@ -7,7 +7,9 @@ from collections.abc import Hashable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fer.reporting.figure_files import COLOURS, MARKERS, write_figures
+from fer.reporting.collect import Run, epochs_by_protocol
+from fer.reporting.epochs import span
+from fer.reporting.figure_files import COLOURS, MARKERS, wrapped, write_figures
 from fer.reporting.table import Cell, Spread, Table, Values, spread
 from fer.reporting.wording import labelled, metric_name
 
@@ -24,7 +26,8 @@ _OVER = {"noise.ratio": "share of wrong labels (noise.ratio)", "method.lam": "la
 _MOST_MARKERS = 12
 # Inches that a legend entry takes, without its text and for each character of it.
 _HANDLE, _CHARACTER = 0.8, 0.09
-_CURVES = ("test/acc", "train/memorized")
+_MEASURED = {"test/acc": "tested after", "train/memorized": "measured during"}
+"""Metrics with learning curves, and when in an epoch they are measured."""
 
 
 def draw(table: Table, folder: Path) -> list[Path]:
@@ -38,28 +41,37 @@ def draw(table: Table, folder: Path) -> list[Path]:
 
 def _figures(table: Table) -> Iterator[tuple[str, Figure]]:
     for key, label in _OVER.items():
-        panel = _accuracy_over(table, key)
+        panel, runs = _accuracy_over(table, key)
         if panel:
-            yield f"accuracy_over_{key.replace('.', '_')}", _figure({"": panel}, label, "test/acc", [*panel])
-    for metric in _CURVES:
+            epochs = "; ".join(f"{protocol}: {epochs}" for protocol, epochs in epochs_by_protocol(runs))
+            yield f"accuracy_over_{key.replace('.', '_')}", _figure({"": panel}, label, "test/acc", [*panel], epochs)
+    for metric in _MEASURED:
         panels, labels = _learning_curves(table, metric)
         if panels:
-            yield f"{metric.replace('/', '_')}_by_epoch", _figure(panels, "epoch", metric, labels)
+            positions = span(int(epoch) for panel in panels.values() for curve in panel.values() for epoch in curve)
+            epochs = f"{_MEASURED[metric]} each of epochs {positions}"
+            yield f"{metric.replace('/', '_')}_by_epoch", _figure(panels, "epoch", metric, labels, epochs)
 
 
-def _accuracy_over(table: Table, key: str) -> Panel:
-    """A curve for each set of settings that several values of ``key`` were run with."""
+def _accuracy_over(table: Table, key: str) -> tuple[Panel, list[Run]]:
+    """Make a curve for each set of settings that several values of ``key`` were run with; and name the runs drawn."""
     keys = [other for other in (*table.row_keys, *table.column_keys) if other != key]
     if key == "noise.ratio" and _has_one_kind_of_noise(table):
         keys = [other for other in keys if other != "noise"]
     found: dict[Values, Curve] = defaultdict(dict)
+    members: dict[Values, list[Run]] = defaultdict(list)
     for cell in table.cells.values():
         position, accuracy = cell.settings.get(key), cell.spread("test/acc")
         if isinstance(position, int | float) and accuracy:
-            found[tuple(cell.settings.get(other) for other in keys)][float(position)] = accuracy
+            values = tuple(cell.settings.get(other) for other in keys)
+            found[values][float(position)] = accuracy
+            members[values] += [run for run in cell.runs if run.state == "done"]
     curves = {values: curve for values, curve in found.items() if len(curve) > 1}
     labels = _labels(keys, [*curves])
-    return {labels[values]: curve for values, curve in curves.items()}
+    return (
+        {labels[values]: curve for values, curve in curves.items()},
+        [run for values in curves for run in members[values]],
+    )
 
 
 def _has_one_kind_of_noise(table: Table) -> bool:
@@ -101,7 +113,7 @@ def _label(keys: Sequence[str], values: Sequence[Hashable]) -> str:
     return ", ".join(labelled(key, value) for key, value in zip(keys, values, strict=True) if value is not None)
 
 
-def _figure(panels: Mapping[str, Panel], x_label: str, metric: str, labels: Sequence[str]) -> Figure:
+def _figure(panels: Mapping[str, Panel], x_label: str, metric: str, labels: Sequence[str], epochs: str) -> Figure:
     from matplotlib.figure import Figure
 
     columns = 2 if len(panels) == 4 else min(len(panels), 3)
@@ -109,6 +121,7 @@ def _figure(panels: Mapping[str, Panel], x_label: str, metric: str, labels: Sequ
     width = max(5.6, 3.7 * columns)
     figure = Figure(figsize=(width, 3.2 * rows + 0.8), layout="constrained")
     grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+    figure.suptitle(wrapped(f"mean ± standard deviation over seeds; {epochs}", width - 0.2, 9), fontsize=9)
     handles = {}
     for place, (axes, (title, panel)) in enumerate(zip(grid.flat, panels.items(), strict=False)):
         axes.set_title(title, fontsize="medium")

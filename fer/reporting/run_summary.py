@@ -10,7 +10,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from fer.reporting.wording import METRICS, PROTOCOLS, images_left_out, percent
+from fer.reporting.epochs import epochs_of_results, read_epochs
+from fer.reporting.wording import METRICS, images_left_out, percent
 from fer.visible_text import visible_name
 
 _TEST = ("test/acc", "test/macro_acc", "test/f1", "test/ece")
@@ -37,9 +38,9 @@ def print_run(path: str | Path, result: Mapping[str, Any], console: Console | No
 
 
 def _table(title: str, result: Mapping[str, Any]) -> Table:
-    count = len(result.get("averaged_epochs", ()))
     table = Table(title=Text(visible_name(title)), title_justify="left", title_style="bold")
-    table.add_column("test, " + PROTOCOLS[result["protocol"]].format(count=count))
+    epochs = epochs_of_results(result["protocol"], [read_epochs(result)])
+    table.add_column(epochs if epochs.startswith("test") else f"test, {epochs}")
     table.add_column("%", justify="right")
     for key in _TEST:
         table.add_row(METRICS[key], percent(result["metrics"][key]))

@@ -17,10 +17,6 @@ METRICS = {
     "best": "best test epoch (optimistic)",
     "train/memorized": "memorised, during training",
 }
-PROTOCOLS = {
-    "last5": "mean of the last {count} epochs",
-    "holdout": "test of the epoch selected on held-out training samples",
-}
 
 
 def images_left_out(result: Mapping[str, Any]) -> str:
