@@ -62,7 +62,7 @@ class _AboveTheBar(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         from rich import get_console
 
-        get_console().print(self.format(record), markup=False, highlight=False, soft_wrap=True)
+        get_console().print(self.format(record), markup=False, emoji=False, highlight=False, soft_wrap=True)
 
 
 def log_to_terminal() -> None:

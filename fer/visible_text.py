@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 # C0 and C1 controls, marks that reverse or end lines, byte order marks, halves of characters.
 _CONTROL = "\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff"
@@ -23,6 +24,20 @@ def visible_name(name: object) -> str:
 def has_controls(name: str) -> bool:
     """Tell whether ``visible_name`` would change a name."""
     return bool(_CONTROLS_AND_BREAKS.search(name))
+
+
+def tell_apart(headings: Sequence[str]) -> list[str]:
+    """Number headings that would look the same, as those of different values can: ``a``, ``a (2)``."""
+    taken: set[str] = set()
+    told: list[str] = []
+    for heading in headings:
+        name, number = heading, 1
+        while " ".join(name.split()) in taken:
+            number += 1
+            name = f"{heading} ({number})"
+        taken.add(" ".join(name.split()))
+        told.append(name)
+    return told
 
 
 def _escape(found: re.Match[str]) -> str:

@@ -28,6 +28,7 @@ from fer.data.store import ImageStore
 from fer.errors import ConfigError
 from fer.paths_on_command_line import quote_foreign_paths
 from fer.terminal import say
+from fer.visible_text import tell_apart
 from fer.whole_file import replacing
 
 _OVERRIDES = "Hydra overrides as for fer-train, such as data=raf_db data.root=PATH noise=symmetric noise.ratio=0.3"
@@ -188,8 +189,8 @@ def _counts(table: SampleTable, given: IntArray | None) -> Table:
 
 def _transitions(table: SampleTable, given: IntArray) -> Table:
     grid = Table("true \\ given", box=None)
-    for name in table.class_names:
-        grid.add_column(name[:9], justify="right")
+    for name in tell_apart([name[:9] for name in table.class_names]):
+        grid.add_column(name, justify="right")
     for name, row in zip(
         table.class_names, transition_counts(table.labels[table.train], given, table.num_classes), strict=True
     ):

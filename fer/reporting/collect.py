@@ -42,6 +42,8 @@ class Run:
     error: str
     epochs: RunEpochs = field(default_factory=RunEpochs)
     """Epochs that the metrics and the network come from."""
+    decided: Mapping[str, str] = field(default_factory=dict)
+    """Values that the method chose by the data for keys whose configuration leaves that to it."""
     content: str | None = None
     """Digest of the images and true labels that it was trained and tested on, once it has a stamp."""
     clean_labels: str | None = None
@@ -138,8 +140,16 @@ def _read(folder: RunFolder, faults: list[str]) -> Run:
         records=_records(folder, result, faults) if result is not None else [],
         error=folder.error() if state == "failed" else "",
         epochs=read_epochs(result or {}),
+        decided=_decided(result or {}),
         **_facts_of_the_data(folder),
     )
+
+
+def _decided(result: Mapping[str, Any]) -> dict[str, str]:
+    decided = result.get("decided")
+    if not isinstance(decided, Mapping):
+        return {}
+    return {visible_name(key): visible_name(value) for key, value in decided.items()}
 
 
 def _facts_of_the_data(folder: RunFolder) -> dict[str, str]:

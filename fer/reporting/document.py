@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from fer.reporting.published import Series
 from fer.reporting.significance import Comparison, Test
 from fer.reporting.table import Cell, Table, Values, unshown_keys
 from fer.reporting.wording import labelled, metric_name, spelled
+from fer.visible_text import tell_apart
 
 ABSENT = "–"
 
@@ -69,9 +69,10 @@ def results_grid(table: Table, metrics: Sequence[str], published: Sequence[Serie
         numbers = [ABSENT if value is None else f"{value:.2f}" for value in values]
         lines.append([Entry(text) for text in (f"{words[0]}, published [{number}]", *words[1:], *numbers)])
     named = len(metrics) > 1 or not table.column_keys
-    headings = _told_apart([_heading(table, metric if named else "", column) for metric, column in columns])
+    headings = [_heading(table, metric if named else "", column) for metric, column in columns]
     title = f"{', '.join(map(metric_name, metrics))}, %"
-    return Grid(title, [*table.row_keys, *headings], lines, "l" * len(table.row_keys) + "r" * len(columns))
+    header = tell_apart([*table.row_keys, *headings])
+    return Grid(title, header, lines, "l" * len(table.row_keys) + "r" * len(columns))
 
 
 def cell_text(cell: Cell | None, metric: str) -> str:
@@ -90,11 +91,13 @@ def cell_text(cell: Cell | None, metric: str) -> str:
 def comparison_grid(table: Table, comparisons: Sequence[Comparison], against: str, test: Test) -> Grid:
     """A line for each comparison."""
     lines = []
+    places = [*dict.fromkeys((comparison.metric, comparison.column) for comparison in comparisons)]
+    headings = dict(zip(places, tell_apart([_heading(table, *place) for place in places]), strict=True))
     for comparison in comparisons:
         n, mean, interval, p, remark = comparison.paired
         texts = [
             *map(_shown, comparison.row),
-            _heading(table, comparison.metric, comparison.column),
+            headings[comparison.metric, comparison.column],
             ABSENT if mean is None else f"{mean:+.2f}",
             ABSENT if interval is None else f"{interval[0]:+.2f} to {interval[1]:+.2f}",
             ABSENT if p is None else f"{p:.2g}",
@@ -102,7 +105,7 @@ def comparison_grid(table: Table, comparisons: Sequence[Comparison], against: st
             remark,
         ]
         lines.append([Entry(text) for text in texts])
-    header = [*table.row_keys, "column", "mean difference", "95 % CI", "p", "n", "remark"]
+    header = tell_apart([*table.row_keys, "column", "mean difference", "95 % CI", "p", "n", "remark"])
     title = f"Differences from {against}, percentage points, paired by seed, {_TESTS[test]}"
     return Grid(title, header, lines, "l" * len(table.row_keys) + "lrrrrl")
 
@@ -161,16 +164,6 @@ def _best_rows(table: Table, metric: str, column: Values) -> set[Values]:
 def _heading(table: Table, metric: str, column: Values) -> str:
     labels = [labelled(key, value) for key, value in zip(table.column_keys, column, strict=True)]
     return ", ".join([*([metric_name(metric)] if metric else []), *labels])
-
-
-def _told_apart(headings: Sequence[str]) -> list[str]:
-    """Number headings that would be the same: values may differ that are written alike."""
-    seen: Counter[str] = Counter()
-    told = []
-    for heading in headings:
-        seen[heading] += 1
-        told.append(f"{heading} ({seen[heading]})" if seen[heading] > 1 else heading)
-    return told
 
 
 def _shown(value: Hashable) -> str:

@@ -13,7 +13,7 @@ from fer.reporting.document import Document, Grid
 _LATEX = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "^": r"\textasciicircum{}",
     "_": r"\_", "~": r"\textasciitilde{}", "%": r"\%", "<": r"\textless{}", ">": r"\textgreater{}", "±": r"$\pm$",
-    "–": "--", "[": "{[}", "]": "{]}",
+    "–": "--", "[": "{[}", "]": "{]}", "|": r"\textbar{}",
 }  # fmt: skip
 _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 72rem; padding: 0 1rem; color: #1a1a1a }

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from fer.csv_files import CsvWriter
 from fer.reporting.published import Series
 from fer.reporting.significance import Comparison
 from fer.reporting.table import Table
+from fer.visible_text import tell_apart
 
 COLUMNS = ("metric", "n", "mean", "sd", "seeds", "failed", "incomplete", "published", "source")
+_Line = tuple[Mapping[str, Any], Mapping[str, Any]]
+"""Values of the keys of rows and columns, and numbers by the names of their columns."""
 _COMPARED = ("difference", "ci_low", "ci_high", "p", "pairs", "remark")
 
 
@@ -19,22 +22,21 @@ def long_form(
     table: Table, metrics: Sequence[str], published: Sequence[Series], comparisons: Sequence[Comparison]
 ) -> str:
     """Keys of rows and columns, then numbers in percent; differences in percentage points where there is a baseline."""
-    header = [*table.row_keys, *table.column_keys, *COLUMNS, *(_COMPARED if comparisons else ())]
+    keys, numbers = [*table.row_keys, *table.column_keys], [*COLUMNS, *(_COMPARED if comparisons else ())]
     stream = io.StringIO()
     writer = CsvWriter(stream)
-    writer.write(header)
-    for line in (*_own(table, metrics, comparisons), *_published(table, published)):
-        writer.write(line.get(key, "") for key in header)
+    writer.write([*tell_apart([*numbers, *keys])[len(numbers) :], *numbers])
+    for settings, line in (*_own(table, metrics, comparisons), *_published(table, published)):
+        writer.write([*(settings.get(key, "") for key in keys), *(line.get(name, "") for name in numbers)])
     return stream.getvalue()
 
 
-def _own(table: Table, metrics: Sequence[str], comparisons: Sequence[Comparison]) -> Iterator[dict[str, Any]]:
+def _own(table: Table, metrics: Sequence[str], comparisons: Sequence[Comparison]) -> Iterator[_Line]:
     compared = {(comparison.row, comparison.column, comparison.metric): comparison.paired for comparison in comparisons}
     for (row, column), cell in table.cells.items():
         for metric in metrics:
             n, mean, sd = cell.spread(metric) or (0, None, None)
-            line = {
-                **table.settings(row, column),
+            line: dict[str, Any] = {
                 "metric": metric,
                 "n": n,
                 "mean": mean,
@@ -46,12 +48,12 @@ def _own(table: Table, metrics: Sequence[str], comparisons: Sequence[Comparison]
             if found := compared.get((row, column, metric)):
                 low, high = found.interval or (None, None)
                 line |= zip(_COMPARED, (found.mean, low, high, found.p, found.n, found.remark), strict=True)
-            yield line
+            yield table.settings(row, column), line
 
 
-def _published(table: Table, published: Sequence[Series]) -> Iterator[dict[str, Any]]:
+def _published(table: Table, published: Sequence[Series]) -> Iterator[_Line]:
     for series in published:
         for column, value in series.values.items():
             place = dict(zip(table.column_keys, column, strict=True)) | series.row
             shown = {key: place.get(key) for key in (*table.row_keys, *table.column_keys)}
-            yield {**shown, "metric": "test/acc", "published": value, "source": series.source.source}
+            yield shown, {"metric": "test/acc", "published": value, "source": series.source.source}

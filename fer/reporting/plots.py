@@ -12,6 +12,7 @@ from fer.reporting.epochs import span
 from fer.reporting.figure_files import COLOURS, MARKERS, wrapped, write_figures
 from fer.reporting.table import Cell, Spread, Table, Values, spread
 from fer.reporting.wording import labelled, metric_name
+from fer.visible_text import tell_apart
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -86,10 +87,11 @@ def _learning_curves(table: Table, metric: str) -> tuple[dict[str, Panel], list[
     curves = {place: curve for place, curve in found.items() if len(curve) > 1}
     labels = _labels(table.row_keys, [row for row in table.rows if any(row == other for other, _ in curves)])
     panels: dict[str, Panel] = defaultdict(dict)
-    for column in table.columns:
+    titles = tell_apart([_label(table.column_keys, column) for column in table.columns])
+    for title, column in zip(titles, table.columns, strict=True):
         for row in labels:
             if (row, column) in curves:
-                panels[_label(table.column_keys, column)][labels[row]] = curves[row, column]
+                panels[title][labels[row]] = curves[row, column]
     return panels, [*labels.values()]
 
 
@@ -106,7 +108,8 @@ def _labels(keys: Sequence[str], curves: Sequence[Values]) -> dict[Values, str]:
     """What tells curves apart: the values in which they differ, or the first one where there is one curve only."""
     differing = [i for i in range(len(keys)) if len({values[i] for values in curves}) > 1] or [0]
     names = [keys[i] for i in differing]
-    return {values: _label(names, [values[i] for i in differing]) or "not set" for values in curves}
+    labels = [_label(names, [values[i] for i in differing]) or "not set" for values in curves]
+    return dict(zip(curves, tell_apart(labels), strict=True))
 
 
 def _label(keys: Sequence[str], values: Sequence[Hashable]) -> str:

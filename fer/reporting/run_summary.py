@@ -14,6 +14,7 @@ from fer.reporting.epochs import epochs_of_results, read_epochs
 from fer.reporting.wording import METRICS, images_left_out, percent
 from fer.visible_text import visible_name
 
+_RECALL = "test/recall/"
 _TEST = ("test/acc", "test/macro_acc", "test/f1", "test/ece")
 
 
@@ -24,17 +25,21 @@ def print_run(path: str | Path, result: Mapping[str, Any], console: Console | No
     noise = choices["noise"] + ("" if result["noise_ratio"] is None else f" {result['noise_ratio']:g}")
     title = f"{choices['method']} · {choices['backbone']} · {choices['data']} · noise {noise} · seed {result['seed']}"
     console.print(_table(title, result))
+
+    def say(line: str) -> None:
+        console.print(Text(line))  # a name is neither markup nor a code of an emoji
+
     if skipped := images_left_out(result):
-        console.print(f"Left out        {skipped}", markup=False)
+        say(f"Left out        {skipped}")
     folder = visible_name(_shown(path))
-    console.print(f"Run folder      {folder}", markup=False)
+    say(f"Run folder      {folder}")
     group = visible_name(_shown(path).parent.parent)
-    console.print(f"Watch it        tensorboard --logdir {group}", markup=False)
-    console.print(f"Report on it    fer-report {group} --figures {group}/figures", markup=False)
-    console.print(f"Use it          fer-predict run={folder} images=PATH", markup=False)
-    console.print(f"Test it again   fer-eval run={folder}", markup=False)
+    say(f"Watch it        tensorboard --logdir {group}")
+    say(f"Report on it    fer-report {group} --figures {group}/figures")
+    say(f"Use it          fer-predict run={folder} images=PATH")
+    say(f"Test it again   fer-eval run={folder}")
     if choices["method"] != "ce" and not choices["experiment"] and choices["data"] == "demo":
-        console.print("Compare it      fer-train method=ce", markup=False)
+        say("Compare it      fer-train method=ce")
 
 
 def _table(title: str, result: Mapping[str, Any]) -> Table:
@@ -44,7 +49,7 @@ def _table(title: str, result: Mapping[str, Any]) -> Table:
     table.add_column("%", justify="right")
     for key in _TEST:
         table.add_row(METRICS[key], percent(result["metrics"][key]))
-    recalls = {k.rpartition("/")[2]: v for k, v in result["metrics"].items() if k.startswith("test/recall/")}
+    recalls = {k.removeprefix(_RECALL): v for k, v in result["metrics"].items() if k.startswith(_RECALL)}
     if len(recalls) <= 12:
         table.add_section()
         for name, value in recalls.items():

@@ -82,6 +82,7 @@ def arrange(runs: Sequence[Run], rows: Sequence[str] = (), columns: Sequence[str
     """
     check_keys([*rows, *columns], runs)
     differing = _differing_keys(runs)
+    columns = [*dict.fromkeys(columns)]
     if not columns:
         columns = [key for key in _NOISE if key in differing and key not in rows]
     if not rows:
@@ -124,14 +125,24 @@ def _differing_keys(runs: Sequence[Run]) -> list[str]:
 def unshown_keys(table: Table) -> list[str]:
     """Name the keys in which the runs of a table differ and that no row and no column shows.
 
-    The keys that options of a shown group set are one entry, such as ``method.*``.
+    Keys whose values follow from the option of a shown group are one entry, such as ``method.*``; those of the noise
+    are named one by one, but for its function. Keys that a method decided by whether labels are wrong, such as
+    ``method.erase=released``, come last.
     """
     shown = {*table.row_keys, *table.column_keys}
     found: dict[str, None] = {}
     for key in _differing_keys(table.runs):
         section = key.partition(".")[0]
         if key not in shown:
-            found[f"{section}.*" if section in shown and section != key else key] = None
+            follows = section in shown and section != key and _is_determined(key, (section,), table.runs)
+            if follows and key == "noise._target_":
+                continue
+            found[f"{section}.*" if follows and section in _GROUPS else key] = None
+    for key in dict.fromkeys(key for run in table.runs for key in run.decided):
+        choices = {(run.settings.get(key), run.decided[key]) for run in table.runs if key in run.decided}
+        if len(choices) > len({given for given, _ in choices}):
+            made = ", ".join(sorted({value for _, value in choices}))
+            found[f"{key} (decided by whether labels are wrong: {made})"] = None
     return [*found]
 
 
