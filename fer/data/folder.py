@@ -15,10 +15,10 @@ from fer.data.index import IMAGE_SUFFIXES, DatasetError, SampleTable, image_file
 
 SPLITS = ("train", "test")
 OTHER_IMAGE_SUFFIXES = frozenset({
-    ".avif", ".heic", ".heif", ".jp2", ".j2k", ".jpx", ".jxl", ".tga", ".psd", ".eps", ".svg", ".ico", ".dds", ".pcx",
-    ".sgi", ".xbm", ".apng", ".mpo", ".dng", ".nef", ".cr2", ".arw",
+    ".avif", ".heic", ".heif", ".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx", ".jxl", ".tga", ".psd", ".eps", ".svg",
+    ".ico", ".dds", ".pcx", ".sgi", ".xbm", ".apng", ".mpo", ".dng", ".nef", ".cr2", ".arw",
 })  # fmt: skip
-"""Suffixes of images that are counted but not read."""
+"""Suffixes of images that are counted but not read: not every build of Pillow decodes AVIF and JPEG 2000."""
 _LONGEST_NUMBER = 100
 
 
@@ -59,7 +59,9 @@ def read(root: str | Path) -> SampleTable:
                 faults.append(f"{folder}: cannot be read ({error.strerror}); mend it or remove it")
                 continue
             if not files:
-                faults.append(f"{folder}: no image; put images of this class there ({_suffixes()}) or remove it")
+                others = _in_words(_other_suffixes(root / folder))
+                found = f"no image that is read, but {others}" if others else "no image"
+                faults.append(f"{folder}: {found}; put images of this class there ({_suffixes()}) or remove it")
             paths += [root / folder / file for file in files]
             labels += [class_names.index(name)] * len(files)
             is_train += [split == "train"] * len(files)
@@ -150,10 +152,19 @@ def _other_files(root: Path, split: str) -> list[str]:
     """Count the images in class folders that are in a format which is not read."""
     suffixes: Counter[str] = Counter()
     for name in _folders(root / split):
-        with os.scandir(root / split / name) as entries:
-            found = (Path(entry.name).suffix.lower() for entry in entries if not entry.name.startswith("."))
-            suffixes.update(suffix for suffix in found if suffix in OTHER_IMAGE_SUFFIXES)
+        suffixes += _other_suffixes(root / split / name)
     if not suffixes:
         return []
-    shown = ", ".join(f"{count:,} with {suffix}" for suffix, count in suffixes.most_common(5))
-    return [f"{sum(suffixes.values()):,} images in {split}/ are left out: {shown}; save them as one of {_suffixes()}"]
+    count = sum(suffixes.values())
+    left_out = f"{count:,} images in {split}/ are" if count > 1 else f"1 image in {split}/ is"
+    return [f"{left_out} left out: {_in_words(suffixes)}; save them as one of {_suffixes()}"]
+
+
+def _other_suffixes(folder: Path) -> Counter[str]:
+    with os.scandir(folder) as entries:
+        found = (Path(entry.name).suffix.lower() for entry in entries if not entry.name.startswith("."))
+        return Counter(suffix for suffix in found if suffix in OTHER_IMAGE_SUFFIXES)
+
+
+def _in_words(suffixes: Counter[str]) -> str:
+    return ", ".join(f"{count:,} with {suffix}" for suffix, count in suffixes.most_common(5))
