@@ -186,6 +186,7 @@ def test_the_presets_choice_of_eacs_views_is_for_eac_alone() -> None:
         ("lde_raf_db", "Adam", 1e-3, 0.0, 128, 80, 5e-4),
         ("ad_corre_raf_db", "Adam", 1e-3, 0.0, 50, 300, 1e-3 * 0.998**150),
         ("dmue_raf_db", "Adam", 1e-4, 1e-4, 72, 36, 1e-5),
+        ("transfer_raf_db", "SGD", 1e-4, 1e-4, 64, 40, 1e-5),
     ],
 )
 def test_rivals_are_trained_as_their_authors_do(
@@ -202,7 +203,32 @@ def test_rivals_are_trained_as_their_authors_do(
         built.step()
         scheduler.step()
     assert built.param_groups[0]["lr"] == pytest.approx(lr_after_half)
-    assert config.data.reader._target_ == "fer.data.raf_db.read" and config.augment.size == 224
+    assert config.data.reader._target_ == "fer.data.raf_db.read"
+    assert config.augment.size == (112 if name == "transfer_raf_db" else 224)
+
+
+def test_transfer_has_the_values_of_its_released_code() -> None:
+    config = compose(["experiment=transfer_raf_db"])
+    optimizer = instantiate(config.optim.optimizer)([torch.nn.Parameter(torch.zeros(1))])
+    scheduler = instantiate(config.optim.scheduler)(optimizer)
+    rates = []
+    for _ in range(config.trainer.max_epochs):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    assert rates == pytest.approx([1e-4] * 15 + [1e-5] * 15 + [1e-6] * 10)
+    augment, method = config.augment, config.method
+    assert (augment.flip_probability, augment.pixel_noise_probability, augment.erase_probability) == (0.5, 0.0, 0.5)
+    assert (augment.erase_area, augment.erase_aspect_law) == ([0.02, 0.4], "uniform")
+    assert augment.erase_aspect == pytest.approx([0.3, 1 / 0.3])
+    assert [255 * mean for mean in augment.mean] == pytest.approx([123.675, 116.28, 103.53])
+    assert [255 * deviation for deviation in augment.std] == pytest.approx([58.395, 57.12, 57.375])
+    assert (method.branches, method.reduction, method.map_drop) == (2, 16, 0.6)
+    assert (method.blocks, method.heads, method.dimensions, method.mlp_ratio) == (8, 8, 768, 3.0)
+    assert (method.head_drop, method.head_drop_kind, method.zero_head) == (0.3, "token", True)
+    with torch.device("meta"):
+        features = instantiate(config.backbone)(torch.empty(1, 3, augment.size, augment.size))
+    assert features.shape == (1, 256, 14, 14)
 
 
 def test_dmue_is_trained_on_plateaus_of_its_authors() -> None:

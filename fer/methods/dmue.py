@@ -83,6 +83,9 @@ class DMUE(Method):
     it are then 0. A row of equal cosines gives 0, not a division by 0. The released code leaves the certainty network
     and the neck out of the optimizer: ``learn_certainty=false`` and ``learn_neck=false`` do so too.
 
+    From random weights at 30 times the learning rate the released code does not learn either: its cross-entropy is 1.95
+    to 2.00 over 8 epochs, and falls to 1.30 with a similarity weight of 0.
+
     Args:
         setting: what the experiment fixes; the backbone has a ``trunk`` and a ``last_stage``.
         soft_weight, similarity_weight: w and gamma, 0 or more.
