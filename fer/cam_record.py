@@ -36,7 +36,7 @@ class CamRecord:
     file: NDArray[np.str_]
     """As in ``predictions.csv``, (N,)."""
     image: NDArray[np.uint8]
-    """(N, 3, h, w), as stored."""
+    """(N, 3, h, w), the part that the network sees."""
     clean: NDArray[np.int64]
     """True labels, (N,)."""
     given: NDArray[np.int64]

@@ -1,7 +1,8 @@
 """Where the configuration stands, how it is composed outside ``@hydra.main``, and how a run folder gets its name.
 
 Resolvers: ``${run_group:}``, ``${run_name:}``, ``${default_cache_dir:}``, and ``${epochs:10,60,2}``, epoch 10
-that a paper states of 60, scaled to ``trainer.max_epochs``, but at least 2.
+that a paper states of 60, scaled to ``trainer.max_epochs``, but at least 2, and ``${pixels:256,224}``, 256 pixels that
+a paper states beside views of 224, scaled to ``augment.size``.
 """
 
 from __future__ import annotations
@@ -152,4 +153,7 @@ OmegaConf.register_new_resolver(
     "epochs",
     lambda epoch, of, least=0, *, _root_: scaled_epochs(epoch, of, _root_.trainer.max_epochs, least),
     replace=True,
+)
+OmegaConf.register_new_resolver(
+    "pixels", lambda pixels, of, *, _root_: round(pixels / of * _root_.augment.size), replace=True
 )

@@ -28,6 +28,7 @@ _PLACES = {
     r"method": "method",
     r"backbone": "backbone",
     r"augment": "augment",
+    r"augment\.transforms\.[^.\[\]]+(\.transforms\[\d+\])*": "augment",
     r"noise": "noise",
     r"data\.reader": "data",
     r"optim\.(optimizer|scheduler)": "optim",
@@ -35,7 +36,7 @@ _PLACES = {
     r"logger(\.[^.]+)?": "logger",
     r"trainer": "trainer",
 }
-_SHIPPED = re.compile(r"^\s*_target_: *([\w.]+)", re.MULTILINE)
+_SHIPPED = re.compile(r"^\s*(?:- )?_target_: *([\w.]+)", re.MULTILINE)
 _OF_TORCH = re.compile(r"torch\.optim\.(lr_scheduler\.)?[A-Z]\w*")
 _HYDRAS_KEYS = {"_target_", "_partial_", "_convert_", "_recursive_"}
 

@@ -29,7 +29,7 @@ LAYERS = (
     ("predictions", "callbacks", "instantiation"),
     ("methods", "data", "reporting"),
     ("cam_record", "prediction_table", "checkpoints", "output_files"),
-    ("models", "augment", "rand_augment", "metrics", "results", "runs", "devices", "required_keys", "trainer_keys"),
+    ("models", "views", "metrics", "results", "runs", "devices", "required_keys", "trainer_keys"),
     ("known_targets", "terminal"),
     (
         "batch",

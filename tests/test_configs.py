@@ -26,6 +26,7 @@ from test_methods import overrides_of
 
 from fer import experiment
 from fer.config import CONFIG_DIR, compose
+from fer.instantiation import instantiated
 from fer.launch import resolve
 from fer.runs import RunFolder
 
@@ -72,7 +73,9 @@ def test_the_groups_are_the_documented_ones() -> None:
 @pytest.mark.parametrize("option", ALL_OPTIONS)
 def test_every_option_composes_and_fits_the_signatures_it_names(option: str) -> None:
     config, group = compose([option]), option.partition("=")[0]
-    assert {"fer.augment.Augmentation", "lightning.pytorch.Trainer"} <= {node["_target_"] for node in targets(config)}
+    assert {"fer.views.augmentation.Augmentation", "lightning.pytorch.Trainer"} <= {
+        node["_target_"] for node in targets(config)
+    }
     # Options of experiment, debug and sweep speak of the other groups.
     for node in targets(config.get(group, config)):
         # Raises TypeError for a key that the target does not take.
@@ -203,6 +206,40 @@ def test_rivals_are_trained_as_their_authors_do(
         scheduler.step()
     assert built.param_groups[0]["lr"] == pytest.approx(lr_after_half)
     assert config.data.reader._target_ == "fer.data.raf_db.read" and config.augment.size == 224
+
+
+@pytest.mark.parametrize(
+    ("preset", "names", "sizes", "test_resize", "erasing", "flip"),
+    [
+        ("dacl", ["Resize", "RandomFiveCrop"], [256, 224], 256, (0.0, 0.02, 0.25, "log_uniform"), 0.5),
+        ("dmue", ["Resize", "RandomCrop"], [256, 224], 256, (0.5, 0.02, 0.25, "uniform"), 0.5),
+        ("lde", ["Resize", "RandomResizedCrop", "ColorJitter"], [224, 224], 224, (0.2, 0.02, 0.2, "log_uniform"), 0.5),
+        ("man", ["RandomApply", "ColorJitter", "RandomAffine"], [], 224, (0.5, 0.02, 0.25, "log_uniform"), 0.5),
+        ("resup", ["Resize", "RandomApply", "RandomCrop"], [224, 224], 224, (0.5, 0.02, 0.25, "log_uniform"), 0.5),
+        ("eac", [], [], 224, (0.5, 0.02, 0.25, "log_uniform"), 0.0),
+    ],
+)
+def test_a_presets_augmentation_is_its_authors(
+    preset: str,
+    names: list[str],
+    sizes: list[int],
+    test_resize: int,
+    erasing: tuple[float, float, float, str],
+    flip: float,
+) -> None:
+    config = OmegaConf.to_container(compose([f"experiment={preset}_raf_db", "data.root=x"]).augment, resolve=True)
+    built = instantiated(config, "augment", _partial_=False)
+    made = [module for module in built.transforms.modules() if not isinstance(module, torch.nn.Sequential)]
+    assert [type(module).__name__ for module in made] == names
+    assert [module.size for module in made if hasattr(module, "size")] == sizes
+    assert built.test_resize == test_resize and built.flip_probability == flip
+    assert (built.erase_probability, *built.erase_area, built.erase_aspect_law) == erasing
+
+
+def test_pixels_of_a_recipe_scale_with_the_views() -> None:
+    config = compose(["augment=dacl", "augment.size=112"]).augment
+    assert (config.transforms.resize.size, config.transforms.crop.size, config.test_resize) == (128, 112, 128)
+    assert compose(["augment=resup", "augment.size=56"]).augment.transforms.move.transforms[0].padding == 8
 
 
 def test_dmue_is_trained_on_plateaus_of_its_authors() -> None:

@@ -39,7 +39,8 @@ from fer.visible_text import visible
 TARGETS = (
     "os.system", "subprocess.run", "builtins.eval", "torch.load", "fer.data.demo.write", "", ".", "a.b",
     "fer.data.demo.read", "fer.methods.ce.CrossEntropy", "fer.models.backbones.tiny", "torch.optim.Adam",
-    "fer.augment.Augmentation", "lightning.pytorch.Trainer", "site.addsitedir", "numpy.load", "pathlib.Path.touch",
+    "fer.views.augmentation.Augmentation", "lightning.pytorch.Trainer", "site.addsitedir", "numpy.load",
+    "pathlib.Path.touch",
 )  # fmt: skip
 ODD_VALUES: tuple[Any, ...] = (
     None, True, False, 0, -1, 1, 2, 7, 64, 10**6, 2**62, 0.0, -0.5, 1e-300, 1e300, float("nan"), float("inf"), [], {},

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from PIL import Image
 from run_folders import write_run
 
-from fer.augment import Augmentation
 from fer.cam_record import CamRecord, read_cam_records
 from fer.checkpoints import read_checkpoint
 from fer.data import demo
@@ -33,6 +32,7 @@ from fer.output_files import Inputs, check_output
 from fer.prediction_table import read_class_names, read_given_labels, read_predictions
 from fer.report import main as report
 from fer.runs import RunFolder
+from fer.views.augmentation import Augmentation
 from fer.whole_file import replacing_text
 
 HEADER = "split,file,clean_label,given_label,predicted,confidence,p_a,p_b\n"

@@ -15,7 +15,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fer.augment import resize
 from fer.callbacks.showing import Showing, add_picture, as_jpeg, writers
 from fer.cam import mirror, overlay
 from fer.cam_record import CamRecord
@@ -25,6 +24,7 @@ from fer.drawing import Pixels, confusion_matrix, draw_ahead, rows_of_images
 from fer.methods.base import Method
 from fer.methods.explanation import explain
 from fer.runs import RunFolder
+from fer.views.resize import resize
 
 _TILE = 64
 """Edge of a face in a picture, in pixels."""
@@ -145,13 +145,12 @@ def _shown_faces(data: FaceDataModule, method: Method) -> _ShownFaces:
     known = {
         "split": np.concatenate([np.full(len(positions), split) for split, _, positions in chosen]),
         "file": np.array([data.table.file_names[row] for row in rows]),
-        "image": data.store.images[rows],
+        "image": method.augmentation.seen(torch.from_numpy(data.store.images[rows])).numpy(),
         "clean": np.concatenate([dataset.clean[positions] for _, dataset, positions in chosen]),
         "given": np.concatenate([dataset.given[positions] for _, dataset, positions in chosen]),
     }
-    image = torch.from_numpy(known["image"])
-    view = method.augmentation.test_view(image.to(method.device))
-    return _ShownFaces(known, resize(image, _TILE), torch.cat([view, mirror(view)]))
+    view = method.augmentation.test_view(torch.from_numpy(data.store.images[rows]).to(method.device))
+    return _ShownFaces(known, resize(torch.from_numpy(known["image"]), _TILE), torch.cat([view, mirror(view)]))
 
 
 def _show_views(trainer: L.Trainer, method: Method) -> None:

@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fer.augment import resize
 from fer.callbacks.showing import Showing, writers
 from fer.data.module import FaceDataModule
 from fer.data.shown_faces import evenly_spread
 from fer.methods.base import Method
 from fer.methods.explanation import pooled_features
+from fer.views.resize import resize
 
 _THUMBNAIL = 32
 """Edge of a face in pixels."""

@@ -102,7 +102,7 @@ class RunModel(Model):
                 logits, cam = self.method(images).float(), None
         else:
             explanation = explain(self.method, self.method.augmentation.test_view(images))
-            logits, cam = explanation.logits, explanation.cam
+            logits, cam = explanation.logits, self.method.augmentation.on_whole_image(explanation.cam)
         for name, values in (("logits", logits), ("maps", cam)):
             if values is not None and not bool(values.isfinite().all()):
                 raise RunFolderError(f"the network of {self.folder.path} gives {name} that are not finite")

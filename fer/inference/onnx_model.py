@@ -19,7 +19,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from fer.augment import Augmentation
 from fer.cam import class_activation_maps
 from fer.errors import ConfigError, UserError
 from fer.inference.faces import FaceDetector
@@ -28,6 +27,7 @@ from fer.inference.onnx_metadata import MetadataError, check_signature, read_met
 from fer.methods.base import Method
 from fer.methods.two_networks import TwoNetworks
 from fer.models.network import FaceNetwork
+from fer.views.augmentation import Augmentation
 from fer.visible_text import visible
 from fer.whole_file import replacing
 
@@ -124,6 +124,7 @@ def _write(model: RunModel, path: Path, more: Mapping[str, Any]) -> None:
         "class_names": model.class_names,
         "image_size": model.image_size,
         "view_size": augmentation.size,
+        "test_resize": augmentation.test_resize,
         "mean": (augmentation.mean.flatten() / 255).tolist(),
         "std": (augmentation.std.flatten() / 255).tolist(),
         **more,
@@ -183,7 +184,9 @@ class OnnxModel(Model):
         self.class_names = metadata.class_names
         self.image_size = metadata.image_size
         self._template = np.array(metadata.template, dtype=np.float64)
-        self._augmentation = Augmentation(size=metadata.view_size, mean=metadata.mean, std=metadata.std)
+        self._augmentation = Augmentation(
+            size=metadata.view_size, test_resize=metadata.test_resize, mean=metadata.mean, std=metadata.std
+        )
 
     def face_template(self, detector: FaceDetector) -> Template:
         """As it was measured when the file was made."""
@@ -196,7 +199,8 @@ class OnnxModel(Model):
                 raise OnnxError(f"{self._path} gives {name} that are not finite; export the run again")
         probabilities = np.exp(logits - logits.max(1, keepdims=True).astype(np.float64))
         probabilities /= probabilities.sum(1, keepdims=True)
-        return Prediction(probabilities.astype(np.float32), maps[0] if with_cam and maps else None)
+        cam = self._augmentation.on_whole_image(torch.from_numpy(maps[0])).numpy() if with_cam and maps else None
+        return Prediction(probabilities.astype(np.float32), cam)
 
     def run(self, faces: Images) -> list[NDArray[np.float32]]:
         """Logits, and maps where the file gives them, of uint8 faces (B, 3, image_size, image_size)."""

@@ -14,13 +14,13 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from fer.augment import Augmentation
 from fer.batch import Batch
 from fer.errors import TrainingError
 from fer.methods.sample_states import share_rows
 from fer.metrics import EvaluationMetrics, TrainingStatistics
 from fer.models.batch_norm import share_statistics
 from fer.models.network import FaceNetwork
+from fer.views.augmentation import Augmentation
 
 
 class Loss(NamedTuple):

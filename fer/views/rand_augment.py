@@ -24,8 +24,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fer.cam import mirror
-
 OPERATIONS = (
     "Identity", "AutoContrast", "Equalize", "Rotate", "Solarize", "Color", "Contrast", "Brightness", "Sharpness",
     "ShearX", "ShearY", "TranslateX", "TranslateY", "Posterize",
@@ -138,24 +136,6 @@ def cut_out(image: Tensor, center: Tensor, half: int) -> Tensor:
     return image.masked_fill((sides[0][:, :, None] & sides[1][:, None, :])[:, None], FILL)
 
 
-def random_shift(image: Tensor, border: int) -> Tensor:
-    """Move each image (B, 3, h, w) by up to ``border`` pixels along both axes, as a crop of the reflected image."""
-    moves = torch.rand(2, len(image), 1, device=image.device).mul(2 * border + 1).floor() - border
-    for axis, move in zip((2, 3), moves, strict=True):
-        last = image.shape[axis] - 1
-        position = (torch.arange(last + 1, device=image.device) + move).long()
-        position = last - (last - position.abs()).abs()
-        shape = [len(image), 1, 1, 1]
-        shape[axis] = last + 1
-        image = image.gather(axis, position.view(shape).expand_as(image))
-    return image
-
-
-def random_mirror(image: Tensor, probability: float = 0.5) -> Tensor:
-    """Mirror each image (B, 3, h, w) with ``probability``."""
-    return torch.where(torch.rand(len(image), 1, 1, 1, device=image.device) < probability, mirror(image), image)
-
-
 def _is(chosen: Tensor, name: str) -> Tensor:
     return (chosen == OPERATIONS.index(name))[:, None, None, None]
 
@@ -163,16 +143,15 @@ def _is(chosen: Tensor, name: str) -> Tensor:
 def _look_up(image: Tensor, chosen: Tensor, share: float, factor: float) -> Tensor:
     """Apply the operations that map each value of a channel to another: one table (B, 3, 256) for all of them."""
     flat = image.flatten(2).long()
-    histogram = torch.zeros(*image.shape[:2], 256, dtype=torch.int64, device=image.device)
-    histogram.scatter_add_(2, flat, torch.ones_like(flat))
+    histogram = histogram_of(image)
     value = torch.arange(256, device=image.device).expand_as(histogram)
     threshold, bits = int(share * 256), int(share * 4)
     exact = value.double()
     red, green, blue = (histogram.double() @ exact[0, 0] / flat.shape[2]).unbind(1)
     mean = (_GREY[0] * red + _GREY[1] * green + _GREY[2] * blue)[:, None, None]
     tables = {
-        "AutoContrast": _stretch(histogram, value),
-        "Equalize": _equalize(histogram, value),
+        "AutoContrast": auto_contrast_table(histogram, value),
+        "Equalize": equalize_table(histogram, value),
         "Solarize": torch.where(value < threshold, value, 255 - value),
         "Contrast": ((exact - mean) * factor + mean).clamp(0, 255).long(),
         "Brightness": (value.float() * factor).clamp(0, 255).long(),
@@ -184,8 +163,15 @@ def _look_up(image: Tensor, chosen: Tensor, share: float, factor: float) -> Tens
     return table.to(torch.uint8).gather(2, flat).view_as(image)
 
 
-def _stretch(histogram: Tensor, value: Tensor) -> Tensor:
-    """Table that maps a channel's least value to 0 and its largest to 255."""
+def histogram_of(image: Tensor) -> Tensor:
+    """Count the values of each channel of uint8 images (B, 3, h, w), int64 (B, 3, 256)."""
+    flat = image.flatten(2).long()
+    histogram = torch.zeros(*image.shape[:2], 256, dtype=torch.int64, device=image.device)
+    return histogram.scatter_add_(2, flat, torch.ones_like(flat))
+
+
+def auto_contrast_table(histogram: Tensor, value: Tensor) -> Tensor:
+    """Map a channel's least value to 0 and its largest to 255, (B, 3, 256)."""
     present = (histogram > 0).to(torch.uint8)
     low = present.argmax(2, keepdim=True).double()
     high = 255 - present.flip(2).argmax(2, keepdim=True).double()
@@ -193,8 +179,8 @@ def _stretch(histogram: Tensor, value: Tensor) -> Tensor:
     return torch.where(high > low, (value * scale - low * scale).clamp(0, 255).long(), value)
 
 
-def _equalize(histogram: Tensor, value: Tensor) -> Tensor:
-    """Table that spreads a channel's values evenly, with PIL's integer arithmetic."""
+def equalize_table(histogram: Tensor, value: Tensor) -> Tensor:
+    """Spread a channel's values evenly with Pillow's integer arithmetic, (B, 3, 256)."""
     last = 255 - (histogram > 0).to(torch.uint8).flip(2).argmax(2, keepdim=True)
     step = (histogram.sum(2, keepdim=True) - histogram.gather(2, last)) // 255
     before = histogram.cumsum(2) - histogram
@@ -211,8 +197,13 @@ def _color(image: Tensor, factor: float) -> Tensor:
 def _sharpen(image: Tensor, factor: float) -> Tensor:
     """Move all but the border pixels away from (or towards) the smoothed image."""
     x = image.float()
-    rows = x[..., :-2, :] + x[..., 1:-1, :] + x[..., 2:, :]
-    inner = x[..., 1:-1, 1:-1]
-    smooth = ((rows[..., :-2] + rows[..., 1:-1] + rows[..., 2:] + 4 * inner) / 13).round()
+    inner, smooth = x[..., 1:-1, 1:-1], smoothed(x)
     x[..., 1:-1, 1:-1] = smooth + factor * (inner - smooth)
     return x.clamp(0, 255).to(torch.uint8)
+
+
+def smoothed(image: Tensor) -> Tensor:
+    """Average all but the border pixels with their neighbors: the middle counts five times, rounded."""
+    rows = image[..., :-2, :] + image[..., 1:-1, :] + image[..., 2:, :]
+    inner = image[..., 1:-1, 1:-1]
+    return ((rows[..., :-2] + rows[..., 1:-1] + rows[..., 2:] + 4 * inner) / 13).round()

@@ -1,21 +1,23 @@
-"""EAC's training views, made from uint8 batches on the training device; every sample has draws of its own.
+"""Training and test views, made from uint8 batches on the training device; every sample has draws of its own.
 
-The recipe of the paper's code, per image: Gaussian pixel noise at the stored size, bilinear resize in uint8,
-normalisation, random erasing; for other methods' recipes also a horizontal flip before them. Random numbers come from
-torch's default generator of the batch's device.
+EAC's recipe, per image: Gaussian pixel noise at the stored size, bilinear resize in uint8, normalization, random
+erasing. Other methods' recipes mirror some images before that, and put transforms in front of the noise: crops, color
+jitter, warps, RandAugment. Random numbers come from torch's default generator of the batch's device.
 """
 
 from __future__ import annotations
 
-import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from fer.cam import mirror
+from fer.views.crops import center_crop, middle
+from fer.views.resize import resize
 
 _MOST_PIXELS = 2048
 
@@ -25,7 +27,6 @@ AspectLaw = Literal["log_uniform", "uniform"]
 ASPECT_LAWS = ("log_uniform", "uniform")
 
 _ERASE_ATTEMPTS = 10  # torchvision.transforms.RandomErasing gives up after ten rectangles that do not fit.
-_RESIZE_BITS = 22  # Pillow's fixed-point resampling: 32 bits less 8 for the pixel and 2 for head room.
 
 
 class Augmentation(nn.Module):
@@ -43,6 +44,10 @@ class Augmentation(nn.Module):
         flip_probability: share of images that are mirrored first, 0..1 (EAC: 0).
         flip_excludes_noise: an image gets the flip or the noise or neither, but not both; the probabilities then sum
             to at most 1.
+        transforms: modules by name, each from uint8 images (B, 3, h, h) to ones of perhaps another size; applied in
+            order after the flip and before the noise, to training views only.
+        test_resize: test views are the central square of ``size`` pixels of images resized to this edge; ``None``:
+            the whole image.
         mean, std: per RGB channel on the 0..1 scale. Erased pixels are 0 after normalisation, that is ``mean``.
 
     Raises:
@@ -61,11 +66,13 @@ class Augmentation(nn.Module):
         erase_aspect_law: AspectLaw = "log_uniform",
         flip_probability: float = 0.0,
         flip_excludes_noise: bool = False,
+        transforms: Mapping[str, nn.Module] | None = None,
+        test_resize: int | None = None,
         mean: Sequence[float] = (0.485, 0.456, 0.406),
         std: Sequence[float] = (0.229, 0.224, 0.225),
     ) -> None:
         super().__init__()
-        _check_size_and_variance(size, pixel_noise_variance)
+        _check_sizes_and_variance(size, test_resize, pixel_noise_variance)
         for name, value in (
             ("pixel_noise_probability", pixel_noise_probability),
             ("erase_probability", erase_probability),
@@ -84,7 +91,12 @@ class Augmentation(nn.Module):
         if erase_aspect_law not in ASPECT_LAWS:
             raise ValueError(f"augment.erase_aspect_law is {erase_aspect_law!r}; choose {' or '.join(ASPECT_LAWS)}")
         self.erase_aspect_law = erase_aspect_law
+        for name, transform in (transforms or {}).items():
+            if not isinstance(transform, nn.Module):
+                raise ValueError(f"augment.transforms.{name} is {transform!r}; it must be a transform with a _target_")
         self.size = size
+        self.test_resize = size if test_resize is None else test_resize
+        self.transforms = nn.Sequential(*(transforms or {}).values())
         self.pixel_noise_probability = pixel_noise_probability
         self.pixel_noise_variance = pixel_noise_variance
         self.erase_probability = erase_probability
@@ -99,16 +111,28 @@ class Augmentation(nn.Module):
         self.std: Tensor
 
     def test_view(self, image: Tensor) -> Tensor:
-        """Resize and normalise."""
-        return self._normalise(resize(image, self.size))
+        """Resize, cut the center out and normalise."""
+        return self._normalise(center_crop(resize(image, self.test_resize), self.size))
+
+    def seen(self, image: Tensor) -> Tensor:
+        """Cut uint8 images (B, 3, h, h) to the part that test views show, resized to (B, 3, h, h)."""
+        if self.test_resize == self.size:
+            return image
+        return resize(center_crop(resize(image, self.test_resize), self.size), image.shape[-1])
+
+    def on_whole_image(self, cam: Tensor) -> Tensor:
+        """Spread maps of test views (B, K, h, w) over whole images; unseen parts get each map's least value."""
+        if self.test_resize == self.size:
+            return cam
+        return frame(cam, self.size, self.test_resize)
 
     def denormalise(self, view: Tensor) -> Tensor:
         """Back to uint8 (B, 3, H, W) for pictures."""
         return (view.float() * self.std + self.mean).round().clamp(0, 255).to(torch.uint8)
 
     def one_view(self, image: Tensor) -> Tensor:
-        """Flip, pixel noise, resize, normalise, erase."""
-        return self._erase_(self.test_view(self._pixel_noise(*self._flip(image))))
+        """Flip, transforms, pixel noise, resize, normalise, erase."""
+        return self._erase_(self._whole_view(self._pixel_noise(*self._prepare(image))))
 
     def two_views(
         self, image: Tensor, *, erase: EraseRecipe = "shared", pixel_noise_on_second_view: bool | None = None
@@ -120,29 +144,38 @@ class Augmentation(nn.Module):
         Args:
             image: uint8 (B, 3, h, w).
             erase: ``shared``, the second view is the mirror image of the finished first view; ``independent``, it is
-                made from the mirrored original with an erased rectangle of its own; ``none``, as ``shared`` with
-                nothing erased.
+                made from the mirrored original, transformed alike, with an erased rectangle of its own; ``none``, as
+                ``shared`` with nothing erased.
             pixel_noise_on_second_view: ``None`` = as the recipe has it, yes when shared and no when independent.
                 ``False`` when shared: the mirror image without the noise, erased in the same place. ``True`` when
                 independent: noise of its own.
         """
-        image, flipped = self._flip(image)
-        first = self.test_view(self._pixel_noise(image, flipped))
+        image, flipped = self._prepare(image)
+        first = self._whole_view(self._pixel_noise(image, flipped))
         erased = None if erase == "none" else self._draw_erased(first)
         if erased is not None:
             first.masked_fill_(erased, 0.0)
         if erase != "independent":
             if pixel_noise_on_second_view is not False:
                 return first, mirror(first)
-            second = self.test_view(image)
+            second = self._whole_view(image)
             return first, mirror(second if erased is None else second.masked_fill_(erased, 0.0))
         mirrored = mirror(image)
         if pixel_noise_on_second_view:
             mirrored = self._pixel_noise(mirrored)
-        return first, self._erase_(self.test_view(mirrored))
+        return first, self._erase_(self._whole_view(mirrored))
+
+    def _whole_view(self, image: Tensor) -> Tensor:
+        return self._normalise(resize(image, self.size))
 
     def _normalise(self, image: Tensor) -> Tensor:
         return image.to(self.mean.dtype, copy=True).sub_(self.mean).div_(self.std)
+
+    def _prepare(self, image: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Mirror some images and transform all; also which were mirrored."""
+        image, flipped = self._flip(image)
+        transformed: Tensor = self.transforms(image)
+        return transformed, flipped
 
     def _flip(self, image: Tensor) -> tuple[Tensor, Tensor | None]:
         """The images, some of them mirrored, and which, (B, 1, 1, 1); without a draw where none can be."""
@@ -194,42 +227,16 @@ class Augmentation(nn.Module):
         return mask[:, None]
 
 
-def resize(image: Tensor, size: int) -> Tensor:
-    """Resize square uint8 images (B, 3, h, h) to (B, 3, size, size), on every device bit for bit as Pillow's bilinear.
+def frame(cam: Tensor, size: int, whole: int) -> Tensor:
+    """Enlarge maps (B, K, h, w) of the central ``size`` of ``whole`` pixels to maps of all of them.
 
-    Enlarging interpolates between two pixels; shrinking averages over all that fall under the filter.
+    Pixels that a map does not cover get its least value.
     """
-    if image.shape[-2:] == (size, size):
-        return image
-    # Not torch's kernel, whose 16-bit weights put some pixels one grey level off. Columns come first, as in Pillow;
-    # whole rows are quicker to gather, hence the transposed copies.
-    return _resize_rows(_resize_rows(image.mT.contiguous(), size).mT.contiguous(), size)
-
-
-def _resize_rows(image: Tensor, size: int) -> Tensor:
-    """Resize uint8 (B, 3, h, w) to (B, 3, size, w) by sums of integers."""
-    rows, weights = _resize_filter(image.shape[-2], size, image.device)
-    shape = (*image.shape[:-2], size, image.shape[-1])
-    # Half a unit to begin with, so that the shift rounds.
-    sums = torch.full(shape, 2 ** (_RESIZE_BITS - 1), dtype=torch.int32, device=image.device)
-    for row, weight in zip(rows, weights, strict=True):
-        sums.addcmul_(image.index_select(-2, row), weight)
-    return sums.bitwise_right_shift_(_RESIZE_BITS).to(torch.uint8)
-
-
-@functools.cache
-def _resize_filter(old: int, new: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Triangle filter of every new row: rows (T, new) to add up, weights (T, new, 1) as int32 scaled by 2**22."""
-    scale = old / new
-    radius = max(scale, 1.0)
-    centre = (torch.arange(new, dtype=torch.float64) + 0.5) * scale
-    first = (centre - radius + 0.5).clamp(min=0).floor()
-    rows = first + torch.arange(2 * math.ceil(radius) + 1)[:, None]
-    triangle = (1 - ((rows - centre + 0.5) / radius).abs()).clamp(min=0).masked_fill(rows >= old, 0)
-    weights = torch.floor(triangle / triangle.sum(0) * 2**_RESIZE_BITS + 0.5).to(torch.int32)
-    used = weights.any(1)
-    rows = rows.clamp(max=old - 1).long()
-    return rows[used].to(device), weights[used, :, None].to(device)
+    least = cam.amin((2, 3), keepdim=True)
+    inner = F.interpolate(cam.float() - least, (size, size), mode="bilinear", align_corners=False)
+    before = middle(whole - size)
+    after = whole - size - before
+    return F.pad(inner, (before, after, before, after)) + least
 
 
 def _between(positions: Tensor, start: Tensor, length: Tensor) -> Tensor:
@@ -237,11 +244,13 @@ def _between(positions: Tensor, start: Tensor, length: Tensor) -> Tensor:
     return (positions >= start[:, None]) & (positions < (start + length)[:, None])
 
 
-def _check_size_and_variance(size: int, noise_variance: float) -> None:
+def _check_sizes_and_variance(size: int, test_resize: int | None, noise_variance: float) -> None:
     if size < 8:
         raise ValueError(f"augment.size is {size}; views need at least 8 pixels")
     if size > _MOST_PIXELS:
         raise ValueError(f"augment.size is {size}; views have at most {_MOST_PIXELS} pixels")
+    if test_resize is not None and not size <= test_resize <= _MOST_PIXELS:
+        raise ValueError(f"augment.test_resize is {test_resize}; it must be augment.size ({size}) to {_MOST_PIXELS}")
     if not 0 <= noise_variance < math.inf:
         raise ValueError(f"augment.pixel_noise_variance is {noise_variance}; it must be 0 or more")
 
