@@ -16,7 +16,8 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from fer.config import compose
-from fer.errors import ConfigError, reported
+from fer.errors import ConfigError
+from fer.terminal import reported
 
 _FULL = "HYDRA_FULL_ERROR"
 _MISTAKES = (HydraException, OmegaConfBaseException)

@@ -11,10 +11,10 @@ from omegaconf import DictConfig
 
 from fer.command_line import composition_reported
 from fer.config import CONFIG_DIR
-from fer.errors import ConfigError, reported
+from fer.errors import ConfigError
 from fer.paths_on_command_line import quote_paths
 from fer.runs import RunFolder, RunFolderError
-from fer.terminal import log_to_terminal, say
+from fer.terminal import log_to_terminal, reported, say
 from fer.visible_text import visible_name
 
 _LARGEST = 1e9

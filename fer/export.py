@@ -12,11 +12,11 @@ from omegaconf import DictConfig
 
 from fer.command_line import composition_reported
 from fer.config import CONFIG_DIR
-from fer.errors import ConfigError, reported
+from fer.errors import ConfigError
 from fer.output_files import Inputs, check_output
 from fer.paths_on_command_line import quote_paths
 from fer.runs import RunFolder
-from fer.terminal import log_to_terminal, say
+from fer.terminal import log_to_terminal, reported, say
 
 if TYPE_CHECKING:
     from fer.inference.model import Model

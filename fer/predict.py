@@ -10,9 +10,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from fer.command_line import composition_reported
 from fer.config import CONFIG_DIR
-from fer.errors import ConfigError, reported
+from fer.errors import ConfigError
 from fer.paths_on_command_line import quote_paths
-from fer.terminal import log_to_terminal, say
+from fer.terminal import log_to_terminal, reported, say
 
 
 @hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name="predict")

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fer.cache_folder import default_cache_dir
-from fer.errors import UserError, reported
+from fer.errors import UserError
 from fer.regular_file import open_regular
-from fer.terminal import say
+from fer.terminal import reported, say
 from fer.visible_text import visible_name
 from fer.whole_file import replacing_text
 

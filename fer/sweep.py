@@ -26,9 +26,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from fer import launch, ranks
 from fer.command_line import explained
-from fer.errors import ConfigError, RunFailed, UserError, reported
+from fer.errors import ConfigError, RunFailed, UserError
 from fer.runs import RunFolder, State
-from fer.terminal import log_to_terminal, say
+from fer.terminal import log_to_terminal, reported, say
 from fer.value_check import check_values
 
 log = logging.getLogger(__name__)

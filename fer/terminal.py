@@ -1,4 +1,4 @@
-"""What the log shows on the terminal, and in a file."""
+"""The log on the terminal and in a file, and how a command ends on an error."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from fer.errors import RunFailed, UserError
 from fer.visible_text import visible, visible_name
 from fer.whole_file import open_to_append
 
@@ -91,3 +92,13 @@ def logging_to(path: Path) -> Iterator[None]:
         logger.removeHandler(handler)
         handler.close()
         handler.stream.close()
+
+
+@contextmanager
+def reported(program: str) -> Iterator[None]:
+    """End the program with one clear message, and exit status 2 on a ``UserError`` or 1 on a ``RunFailed``."""
+    try:
+        yield
+    except (UserError, RunFailed) as error:
+        print(visible(f"{program}: {error}"), file=sys.stderr)
+        raise SystemExit(2 if isinstance(error, UserError) else 1) from None

@@ -12,10 +12,9 @@ from omegaconf import DictConfig
 from fer import launch, resources, sweep
 from fer.command_line import composition_reported
 from fer.config import CONFIG_DIR
-from fer.errors import reported
 from fer.paths_on_command_line import quote_foreign_paths
 from fer.reporting.run_summary import print_run
-from fer.terminal import log_to_terminal
+from fer.terminal import log_to_terminal, reported
 
 
 @hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name="train")

@@ -9,9 +9,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from fer.command_line import composition_reported
 from fer.config import CONFIG_DIR
-from fer.errors import reported
 from fer.paths_on_command_line import quote_paths
-from fer.terminal import log_to_terminal
+from fer.terminal import log_to_terminal, reported
 
 
 @hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name="demo")

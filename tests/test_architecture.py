@@ -33,7 +33,6 @@ LAYERS = (
     ("known_targets", "terminal"),
     (
         "batch",
-        "cam",
         "cache_folder",
         "class_names",
         "config_differences",

@@ -14,7 +14,6 @@ from test_methods import METHODS, overrides_of
 from torch import nn
 
 from fer import experiment
-from fer.cam import class_activation_maps
 from fer.config import compose
 from fer.errors import UserError
 from fer.finished_run import trained
@@ -25,6 +24,7 @@ from fer.methods.dmue import DMUE
 from fer.methods.explanation import explain, pooled_features
 from fer.methods.ran import RAN
 from fer.models.backbones import mobilenet_v2, resnet, tiny
+from fer.models.cam import class_activation_maps
 from fer.prediction_table import read_given_labels
 from fer.runs import RunFolder, RunFolderError
 

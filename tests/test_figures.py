@@ -21,7 +21,6 @@ from conftest import CHOICES
 from PIL import Image
 
 from fer import launch, report
-from fer.cam import overlay
 from fer.cam_record import CamRecord, read_cam_records
 from fer.config import compose
 from fer.errors import UserError
@@ -36,6 +35,7 @@ from fer.prediction_table import SplitTable, read_class_names, read_predictions
 from fer.reporting.collect import collect
 from fer.reporting.table import arrange
 from fer.runs import RunFolder, RunFolderError
+from fer.views.heatmaps import overlay
 
 SVG = "{http://www.w3.org/2000/svg}"
 XLINK = "{http://www.w3.org/1999/xlink}href"

@@ -24,7 +24,6 @@ from fer import drawing, experiment
 from fer.callbacks import pictures
 from fer.callbacks.pictures import Pictures
 from fer.callbacks.showing import Showing
-from fer.cam import mirror
 from fer.cam_record import read_cam_records
 from fer.data.shown_faces import evenly_spread, shown_test_faces, shown_wrong_labels
 from fer.drawing import confusion_matrix, rows_of_images
@@ -32,6 +31,7 @@ from fer.errors import ConfigError
 from fer.finished_run import trained
 from fer.methods.explanation import explain, pooled_features
 from fer.runs import RunFolder
+from fer.views.flip import mirror
 
 CLASSES = ("bar", "disc", "line")
 THREE_TIMES = "callbacks.pictures.epochs=3"

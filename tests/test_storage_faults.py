@@ -127,7 +127,7 @@ import sys
 from conftest import CHOICES
 from fer import launch
 from fer.config import compose
-from fer.errors import reported
+from fer.terminal import reported
 with reported("train"):
     launch.run(compose(sys.argv[2:]), sys.argv[1], CHOICES)
 """

@@ -17,8 +17,8 @@ from fer import report
 from fer.data import cli, folder
 from fer.data.index import DatasetError
 from fer.data.prepare import read_labels
-from fer.errors import UserError, reported
-from fer.terminal import log_to_terminal, logging_to, say
+from fer.errors import UserError
+from fer.terminal import log_to_terminal, logging_to, reported, say
 from fer.visible_text import has_controls, visible, visible_name
 
 HOSTILE = "\x1b[31mred\x07\x9b2J\u202eetad\x00"

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fer.callbacks.showing import Showing, add_picture, as_jpeg, writers
-from fer.cam import mirror, overlay
 from fer.cam_record import CamRecord
 from fer.data.module import FaceDataModule
 from fer.data.shown_faces import evenly_spread, shown_test_faces, shown_wrong_labels
@@ -24,6 +23,8 @@ from fer.drawing import Pixels, confusion_matrix, draw_ahead, rows_of_images
 from fer.methods.base import Method
 from fer.methods.explanation import explain
 from fer.runs import RunFolder
+from fer.views.flip import mirror
+from fer.views.heatmaps import overlay
 from fer.views.resize import resize
 
 _TILE = 64

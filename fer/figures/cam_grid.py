@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fer.cam import overlay
 from fer.cam_record import CamRecord
 from fer.figures.sheet import POINT, Sheet
 from fer.reporting.figure_files import COLOURS, fitted, wrapped
+from fer.views.heatmaps import overlay
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -14,7 +14,6 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from fer.cam import overlay
 from fer.inference.classified import ClassifiedFace, classify
 from fer.inference.drawing import draw_faces
 from fer.inference.faces import FaceDetector
@@ -22,6 +21,7 @@ from fer.inference.model import Model, Template
 from fer.inference.page_calls import LOOK, PICK, SHOW, printable
 from fer.inference.photographs import Scene, SceneReader
 from fer.inference.uploads import find_upload
+from fer.views.heatmaps import overlay
 
 _WELCOME = "Drop a photo, or take one with the camera: its faces appear here."
 _NO_FACE = "No face was found. If the picture is a face cut out already, say so below the photo."

@@ -9,9 +9,9 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from fer.cam import heat_colours
 from fer.inference.classified import ClassifiedFace
 from fer.inference.faces import Photograph
+from fer.views.heatmaps import heat_colours
 
 _FRAME = (255, 176, 0)
 _INK = (0, 0, 0)

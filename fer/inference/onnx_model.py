@@ -19,13 +19,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from fer.cam import class_activation_maps
 from fer.errors import ConfigError, UserError
 from fer.inference.faces import FaceDetector
 from fer.inference.model import Images, Model, Prediction, RunModel, Template
 from fer.inference.onnx_metadata import MetadataError, check_signature, read_metadata
 from fer.methods.base import Method
 from fer.methods.two_networks import TwoNetworks
+from fer.models.cam import class_activation_maps
 from fer.models.network import FaceNetwork
 from fer.views.augmentation import Augmentation
 from fer.visible_text import visible

@@ -14,9 +14,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fer.batch import Batch
-from fer.cam import class_activation_maps
 from fer.methods.base import Loss, Method, Setting
 from fer.methods.eac import attention_consistency_loss
+from fer.models.cam import class_activation_maps
 
 
 class VAC(Method):

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fer.cam import mirror
 from fer.views.crops import center_crop, middle
+from fer.views.flip import mirror
 from fer.views.resize import resize
 
 _MOST_PIXELS = 2048

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fer.cam import mirror
+from fer.views.flip import mirror
 
 
 class RandomAffine(nn.Module):
