@@ -7,6 +7,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import metadata
 from pathlib import Path
 
 from fer.errors import RunFailed, UserError
@@ -98,7 +99,20 @@ def logging_to(path: Path) -> Iterator[None]:
 def reported(program: str) -> Iterator[None]:
     """End the program with one clear message, and exit status 2 on a ``UserError`` or 1 on a ``RunFailed``."""
     try:
+        _refuse_the_other_fer()
         yield
     except (UserError, RunFailed) as error:
         print(visible(f"{program}: {error}"), file=sys.stderr)
         raise SystemExit(2 if isinstance(error, UserError) else 1) from None
+
+
+def _refuse_the_other_fer() -> None:
+    """Refuse an environment in which another project's package has put its modules among these."""
+    try:
+        other = metadata.distribution("fer")
+    except metadata.PackageNotFoundError:
+        return
+    raise UserError(
+        f"another project's package, fer {other.version}, is installed here and uses the same import name; give this "
+        "one an environment of its own, or: pip uninstall fer, then install noisy-label-fer again"
+    )

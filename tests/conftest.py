@@ -156,7 +156,7 @@ def launcher(request: pytest.FixtureRequest) -> str:
     """The override that chooses a launcher; the test is skipped where there is none such."""
     name = str(request.param)
     if name == "cpus" and not (importlib.util.find_spec("ray") and importlib.util.find_spec("hydra_plugins")):
-        pytest.skip("needs Ray: pip install fer[sweep]")
+        pytest.skip('needs Ray: pip install "noisy-label-fer[sweep]"')
     if name == "slurm" and not slurm_answers():
         start = Path(os.environ.get("FER_SHARED", PROJECT.parent / "shared")) / "tools" / "slurm-up"
         if os.geteuid() == 0 and start.is_file():

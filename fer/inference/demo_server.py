@@ -58,7 +58,7 @@ class Demo:
     def run(self) -> None:
         """Serve until Ctrl-C, SIGTERM or SIGHUP."""
         if find_spec("gradio") is None:
-            raise ConfigError('the page needs more packages: pip install "fer[demo]"')
+            raise ConfigError('the page needs more packages: pip install "noisy-label-fer[demo]"')
         with _listening(self.host, self.port) as listener:
             hosts = HostNames(self.host, listener.getsockname()[0], self.allowed_hosts)
             model = open_model(self.run_folder, self.model, self.accelerator, self.reading)

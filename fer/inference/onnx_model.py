@@ -238,7 +238,7 @@ def _installed(package: str) -> Any:
     try:
         return import_module(package)
     except ImportError as error:
-        raise ConfigError(f'{package} is not installed; get it with pip install "fer[export]"') from error
+        raise ConfigError(f'{package} is not installed; get it with pip install "noisy-label-fer[export]"') from error
 
 
 def _first_line(error: Exception) -> str:
