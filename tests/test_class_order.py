@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fer.data import folder
+from fer.data.readers import folder
 
 
 def tree(root: Path, train: list[str], test: list[str], suffix: str = ".png") -> Path:

@@ -24,11 +24,11 @@ from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 from test_methods import overrides_of
 
-from fer import experiment
-from fer.config import CONFIG_DIR, compose
-from fer.instantiation import instantiated
-from fer.launch import resolve
-from fer.runs import RunFolder
+from fer.config.compose import CONFIG_DIR, compose
+from fer.config.instantiate import instantiated
+from fer.launch.run_job import resolve
+from fer.runs.run_folder import RunFolder
+from fer.training import experiment
 
 # Options of these are chosen together with others, in ways of their own: Hydra's own groups, and a user's defaults.
 NOT_GROUPS = {"hydra", "local"}
@@ -161,7 +161,10 @@ def test_experiments_hold_the_published_values(name: str, backbone: str) -> None
     assert (config.augment.size, config.protocol, config.train_samples) == (224, "last5", None)
     assert (config.augment.pixel_noise_probability, config.augment.pixel_noise_variance) == (0.5, 30.0)
     assert (config.augment.erase_probability, config.augment.erase_area) == (0.5, [0.02, 0.25])
-    assert config.data.reader._target_ == "fer.data.raf_db.read" and config.data.reader.expected == [12271, 3068]
+    assert config.data.reader._target_ == "fer.data.readers.raf_db.read" and config.data.reader.expected == [
+        12271,
+        3068,
+    ]
     if name.startswith("eac"):
         assert (config.method._target_, config.method.lam) == ("fer.methods.eac.EAC", 5.0)
         assert (config.method.erase, config.method.forward) == ("released", "two_pass")
@@ -205,7 +208,7 @@ def test_rivals_are_trained_as_their_authors_do(
         built.step()
         scheduler.step()
     assert built.param_groups[0]["lr"] == pytest.approx(lr_after_half)
-    assert config.data.reader._target_ == "fer.data.raf_db.read" and config.augment.size == 224
+    assert config.data.reader._target_ == "fer.data.readers.raf_db.read" and config.augment.size == 224
 
 
 @pytest.mark.parametrize(
@@ -337,7 +340,7 @@ def test_help_and_mistakes_are_answered_at_once_and_leave_no_folder(
     environment = {**os.environ, "PYTHONPATH": str(PROJECT), "FER_CACHE": str(tmp_path / "cache")}
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run(
-        [sys.executable, "-m", "fer.train", *arguments],
+        [sys.executable, "-m", "fer.cli.train", *arguments],
         cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
     after = resource.getrusage(resource.RUSAGE_CHILDREN)

@@ -12,12 +12,12 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from fer.csv_files import CsvReader, CsvWriter
-from fer.inference.classified import ClassifiedFace, CsvFaces
+from fer.files.csv_files import CsvReader, CsvWriter
 from fer.inference.faces import Face
+from fer.inference.outputs import ClassifiedFace, CsvFaces
 from fer.inference.photographs import Scene
-from fer.prediction_table import read_class_names, read_given_labels, read_predictions
-from fer.runs import RunFolder
+from fer.runs.predictions import read_class_names, read_given_labels, read_predictions
+from fer.runs.run_folder import RunFolder
 
 FORMULAS = ("=1+1", "+1+1", "-1+1", "@SUM(1)", "\t=1", "\r=1", "\n=1", "＝1", "=cmd|' /C calc'!A0", "'=1", "''@x")
 

@@ -22,11 +22,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from run_folders import write_run
 
-from fer import report
-from fer.reporting import formats, published
-from fer.reporting.collect import Run
-from fer.reporting.document import Document, Entry, Grid
-from fer.reporting.table import arrange
+from fer.cli import report
+from fer.reports import formats, published
+from fer.reports.collect import Run
+from fer.reports.document import Document, Entry, Grid
+from fer.reports.table import arrange
 
 HOSTILE = r"<script>alert('x')</script>_a_|50% & $x^2$ #{b}~ \c *d* [e]"
 
@@ -455,7 +455,7 @@ def test_other_data_or_noise_has_no_published_numbers(more: dict[str, Any], tmp_
 
 
 def test_published_table_is_well_formed() -> None:
-    file = PROJECT / "fer" / "reporting" / "published.csv"
+    file = PROJECT / "fer" / "reports" / "published.csv"
     table = list(csv.DictReader(file.read_text(encoding="utf-8").splitlines()))
     keys = [(*(line[key] for key in line if key != "value"),) for line in table]
     assert len({*keys}) == len(keys)
@@ -470,7 +470,7 @@ def test_published_table_is_well_formed() -> None:
 
 def test_help_is_instant() -> None:
     slow = "torch|scipy|matplotlib|yaml|rich|numpy"
-    code = f"import sys, re, fer.report; print([name for name in sys.modules if re.fullmatch({slow!r}, name)])"
+    code = f"import sys, re, fer.cli.report; print([name for name in sys.modules if re.fullmatch({slow!r}, name)])"
     done = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
@@ -545,7 +545,7 @@ def test_raf_db_is_told_by_its_labels(tmp_path: Path, text: Report) -> None:
 def test_the_digest_of_raf_db_is_that_of_its_list(shared: Path) -> None:
     from fer.data.label_list import read_label_list
     from fer.data.noise import labels_digest
-    from fer.data.raf_db import CLASS_NAMES
+    from fer.data.readers.raf_db import CLASS_NAMES
 
     entries, faults = read_label_list(shared / "data" / "raf_labels" / "list_patition_label.txt", CLASS_NAMES)
     assert not faults

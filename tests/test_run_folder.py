@@ -17,8 +17,8 @@ from conftest import Train
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
-from fer import experiment
-from fer.runs import RunFolder, RunFolderError
+from fer.runs.run_folder import RunFolder, RunFolderError
+from fer.training import experiment
 
 pytestmark = pytest.mark.measured
 

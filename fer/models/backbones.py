@@ -6,8 +6,8 @@
 - ``no_pool``: without the pool; 112 px give 7x7. Published weights fit.
 - ``small``: 3x3 with stride 1 and no pool; 56 px give 7x7. Published weights fit but for the first convolution.
 
-``weights``, ``allow_partial_weights`` and ``weights_sha256`` are those of ``fer.models.weights.load_backbone_weights``;
-``weights=None`` leaves torchvision's random initialisation.
+``weights``, ``allow_partial_weights`` and ``weights_sha256`` are those of
+``fer.models.weights.load.load_backbone_weights``; ``weights=None`` leaves torchvision's random initialization.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from torchvision.models import resnet as torchvision_resnet
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from fer.errors import ConfigError
-from fer.models.weight_file import VGGFACE2
-from fer.models.weights import LoadReport, load_backbone_weights
+from fer.models.weights.load import LoadReport, load_backbone_weights
+from fer.models.weights.weight_file import VGGFACE2
 
 STEMS = ("imagenet", "no_pool", "small")
 _MOBILE_TRUNK = 14  # Blocks before the last stride, as of a ResNet.
