@@ -356,7 +356,7 @@ def test_any_class_name_is_drawn_as_it_is(shapes: Path, overrides: list[str], tm
 
 
 def test_a_report_without_figures_imports_nothing_heavy(trained: Path) -> None:
-    program = f"import sys; from fer import report; report.main([{str(trained)!r}]); print(sorted(sys.modules))"
+    program = f"import sys; from fer.cli import report; report.main([{str(trained)!r}]); print(sorted(sys.modules))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert "'fer.reports.table'" in done.stdout
     assert not any(f"'{package}'" in done.stdout for package in ("torch", "matplotlib", "sklearn", "lightning"))

@@ -27,6 +27,7 @@ from fer.reports import formats, published
 from fer.reports.collect import Run
 from fer.reports.document import Document, Entry, Grid
 from fer.reports.table import arrange
+from fer.runs.run_folder import FORMAT
 
 HOSTILE = r"<script>alert('x')</script>_a_|50% & $x^2$ #{b}~ \c *d* [e]"
 
@@ -476,7 +477,9 @@ def test_help_is_instant() -> None:
 
 
 def write_stamp(folder: Path, images: str, clean: str) -> None:
-    (folder / "stamp.json").write_text(json.dumps({"data": {"images": images}, "labels": {"clean": clean}}))
+    (folder / "stamp.json").write_text(
+        json.dumps({"format": FORMAT, "data": {"images": images}, "labels": {"clean": clean}})
+    )
 
 
 def test_two_data_sets_of_one_name_never_share_a_cell(tmp_path: Path, lines: Rows, text: Report) -> None:

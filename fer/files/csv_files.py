@@ -10,7 +10,10 @@ from __future__ import annotations
 import csv
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import IO, Any
+
+from fer.files.atomic import replacing_text
 
 _FORMULA = re.compile("'*[=+\\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")
 _DEFUSED = re.compile(f"'{_FORMULA.pattern}")
@@ -36,6 +39,14 @@ class CsvWriter:
         """Write several rows."""
         for row in rows:
             self.write(row)
+
+
+def write_table(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Write a CSV file, whole or not at all."""
+    with replacing_text(path) as stream:
+        writer = CsvWriter(stream)
+        writer.write(header)
+        writer.write_all(rows)
 
 
 class CsvReader(Iterator[list[str]]):

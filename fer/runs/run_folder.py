@@ -2,29 +2,30 @@
 
 from __future__ import annotations
 
-import fcntl
 import itertools
 import json
 import logging
 import os
 import shutil
-import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
 
 from fer.errors import UserError
-from fer.files.atomic import open_lock, open_to_append, remove_unfinished, replacing_text, write_json
-from fer.files.csv_files import CsvWriter
+from fer.files.atomic import open_to_append, remove_unfinished, replacing_text, write_json
+from fer.files.lock import acquire
 from fer.files.plain_data import PlainDataError, read_json, read_json_lines, read_yaml, yaml_text
 from fer.files.regular import open_regular
+from fer.files.visible_text import visible_name
 from fer.runs.config_differences import differences
 from fer.runs.provenance import provenance
 
 log = logging.getLogger(__name__)
 
 State = Literal["new", "incomplete", "failed", "done"]
+FORMAT = 2
+"""Of run folders, in ``stamp.json``: it grows when older folders can no longer be read."""
 
 
 class RunFolderError(UserError):
@@ -127,23 +128,13 @@ class RunFolder:
         Raises:
             RunFolderError: another process still holds the folder after ``patience`` seconds.
         """
-        deadline = time.monotonic() + patience
         try:
-            lock = open_lock(self.lock_file)
+            lock = acquire(self.lock_file, patience)
+        except BlockingIOError:
+            raise RunFolderError(f"another process is training in {self.path}; wait for it") from None
         except OSError as error:
             raise self._not_writable(error) from error
         with lock:
-            while True:
-                try:
-                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    if time.monotonic() > deadline:
-                        raise RunFolderError(f"another process is training in {self.path}; wait for it") from None
-                    time.sleep(0.1)
-                except OSError as error:
-                    log.warning("no lock on %s (%s): start one process only", self.path, error.strerror)
-                    break
             for folder in (self.path, self.last_checkpoint.parent, self.cam_folder):
                 remove_unfinished(folder)
             yield
@@ -193,7 +184,23 @@ class RunFolder:
             raise RunFolderError(f"{self.config_file} cannot be read: {error}") from error
         if not isinstance(config, dict):
             raise RunFolderError(f"{self.config_file} holds no configuration of a run")
+        self._check_format()
         return config
+
+    def _check_format(self) -> None:
+        """Refuse a folder that another version of the project wrote in another format; one without a stamp is new.
+
+        Raises:
+            RunFolderError: the format is another one.
+        """
+        if not self.stamp_file.is_file():
+            return
+        found = self._read_json(self.stamp_file).get("format", 1)
+        if found != FORMAT:
+            raise RunFolderError(
+                f"{self.path} was written in format {visible_name(found)}, and this version reads format {FORMAT}: use "
+                "the version that wrote it (stamp.json holds the commit), or train again in another folder"
+            )
 
     @property
     def has_checkpoint(self) -> bool:
@@ -268,7 +275,7 @@ class RunFolder:
             raise self._not_writable(error) from error
 
     def write_stamp(self, facts: Mapping[str, Any]) -> None:
-        write_json(self.stamp_file, {**provenance(), **facts})
+        write_json(self.stamp_file, {"format": FORMAT, **provenance(), **facts})
 
     def stamp(self) -> dict[str, Any]:
         """What ``stamp.json`` holds.
@@ -277,13 +284,6 @@ class RunFolder:
             RunFolderError: it is missing or cannot be read.
         """
         return self._read_json(self.stamp_file)
-
-    def write_table(self, path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-        """Write a CSV file of the folder."""
-        with replacing_text(path) as stream:
-            writer = CsvWriter(stream)
-            writer.write(header)
-            writer.write_all(rows)
 
     def _read_json(self, path: Path) -> dict[str, Any]:
         try:

@@ -20,6 +20,7 @@ from fer.config.trainer_keys import keys_of_a_trial
 from fer.data.loading.datamodule import FaceDataModule
 from fer.data.noise import fingerprint, labels_digest
 from fer.files.atomic import write_json
+from fer.files.csv_files import write_table
 from fer.files.terminal import logging_to
 from fer.methods.core.method import Method
 from fer.models.batch_norm import synchronise_statistics
@@ -138,7 +139,7 @@ def train(config: Config, folder: RunFolder) -> dict[str, Any] | None:
         result["seconds"] = time.time() - started
         conclusions = method.conclusions()
         columns = predict_splits.header(predicted, method.class_names, conclusions)
-        folder.write_table(folder.predictions_file, columns, predict_splits.rows(predicted, datamodule, conclusions))
+        write_table(folder.predictions_file, columns, predict_splits.rows(predicted, datamodule, conclusions))
         for logger in trainer.loggers:
             logger.log_hyperparams(*result_row(config, result))
             logger.finalize("success")
@@ -222,7 +223,7 @@ def _write_inputs(experiment: Experiment, folder: RunFolder, resume: Path | None
     folder.keep_records_before(done)
     names, table = datamodule.table.class_names, datamodule.table
     train = datamodule.train
-    folder.write_table(
+    write_table(
         folder.noise_file,
         ["file", "clean_label", "given_label"],
         (

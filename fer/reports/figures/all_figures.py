@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fer.errors import UserError
+from fer.files.csv_files import write_table
 from fer.files.terminal import say
 from fer.reports.figures.cam_grid import Shown, Track, cam_grid, pages
 from fer.reports.figures.confusion import confusion_counts, confusion_figure
@@ -130,7 +131,7 @@ def _suspects(subject: Subject, folder: Path, remarks: _Remarks) -> Figures:
     if train is None:
         return
     name = f"suspects-{subject.name}"
-    subject.folder.write_table(folder / f"{name}.csv", HEADER, suspect_rows(train))
+    write_table(folder / f"{name}.csv", HEADER, suspect_rows(train))
     remarks.lines.append(f"{name}.csv: {precision(train)}")
     chosen = suspects(train)[:MOST_SHOWN]
     faces = remarks.attempt(subject, "faces of suspect labels", lambda: subject.training_faces(chosen))
