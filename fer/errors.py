@@ -1,13 +1,8 @@
-"""Faults that the user can mend, and how entry points tell of them."""
+"""Errors that the user can fix; every message says how."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-
-from fer.visible_text import visible
 
 
 class UserError(ValueError):
@@ -36,13 +31,3 @@ class RunFailed(Exception):
 
 class TrainingError(UserError):
     """Training that went wrong on every rank alike and would do so again."""
-
-
-@contextmanager
-def reported(program: str) -> Iterator[None]:
-    """End the program with one clear message, and exit status 2 on a ``UserError`` or 1 on a ``RunFailed``."""
-    try:
-        yield
-    except (UserError, RunFailed) as error:
-        print(visible(f"{program}: {error}"), file=sys.stderr)
-        raise SystemExit(2 if isinstance(error, UserError) else 1) from None

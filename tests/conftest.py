@@ -19,8 +19,8 @@ from PIL import Image, ImageDraw
 from ranks import Ranks
 from xdist.scheduler import LoadScopeScheduling
 
-from fer import launch
-from fer.config import compose
+from fer.config.compose import compose
+from fer.launch import run_job
 
 PROJECT = Path(__file__).resolve().parent.parent
 USE_RANKS = ("test_batch_norm.py", "test_distributed.py", "test_methods_on_ranks.py")
@@ -139,7 +139,7 @@ def train(overrides: list[str]) -> Train:
     """``train(folder, "seed=1", ...)`` trains in this process as ``fer-train`` would and returns the result."""
 
     def run(folder: Path, *more: str) -> dict[str, Any]:
-        return launch.run(compose([*overrides, *more]), folder, CHOICES)
+        return run_job.run(compose([*overrides, *more]), folder, CHOICES)
 
     return run
 
@@ -156,7 +156,7 @@ def launcher(request: pytest.FixtureRequest) -> str:
     """The override that chooses a launcher; the test is skipped where there is none such."""
     name = str(request.param)
     if name == "cpus" and not (importlib.util.find_spec("ray") and importlib.util.find_spec("hydra_plugins")):
-        pytest.skip("needs Ray: pip install fer[sweep]")
+        pytest.skip('needs Ray: pip install "noisy-label-fer[sweep]"')
     if name == "slurm" and not slurm_answers():
         start = Path(os.environ.get("FER_SHARED", PROJECT.parent / "shared")) / "tools" / "slurm-up"
         if os.geteuid() == 0 and start.is_file():

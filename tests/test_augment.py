@@ -16,8 +16,9 @@ from torch import Tensor
 from torchvision.transforms import RandomErasing
 from torchvision.transforms.functional import normalize
 
-from fer.augment import Augmentation, resize
-from fer.cam import mirror
+from fer.views.augmentation import Augmentation
+from fer.views.flip import mirror
+from fer.views.resize import resize
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 NO_NOISE: dict[str, Any] = {"pixel_noise_probability": 0.0}

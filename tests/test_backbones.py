@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from fer.config import CONFIG_DIR
+from fer.config.compose import CONFIG_DIR
 from fer.errors import ConfigError
 from fer.models.backbones import STEMS, Backbone, mobilenet_v2, resnet, tiny, vggface2_resnet50
 

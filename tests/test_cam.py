@@ -9,9 +9,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
-from fer.cam import class_activation_maps, mirror, overlay
 from fer.models.backbones import tiny
+from fer.models.cam import class_activation_maps
 from fer.models.network import FaceNetwork
+from fer.views.flip import mirror
+from fer.views.heatmaps import overlay
 
 CHANNELS_LAST = pytest.mark.parametrize("channels_last", [True, False])
 

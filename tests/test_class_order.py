@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fer.data import folder
-from fer.data.index import IMAGE_SUFFIXES, DatasetError
+from fer.data.readers import folder
+from fer.data.table import IMAGE_SUFFIXES, DatasetError
 
 
 def tree(root: Path, train: list[str], test: list[str], suffix: str = ".png") -> Path:

@@ -24,10 +24,11 @@ from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 from test_methods import overrides_of
 
-from fer import experiment
-from fer.config import CONFIG_DIR, compose
-from fer.launch import resolve
-from fer.runs import RunFolder
+from fer.config.compose import CONFIG_DIR, compose
+from fer.config.instantiate import instantiated
+from fer.launch.run_job import resolve
+from fer.runs.run_folder import RunFolder
+from fer.training import experiment
 
 # Options of these are chosen together with others, in ways of their own: Hydra's own groups, and a user's defaults.
 NOT_GROUPS = {"hydra", "local"}
@@ -72,7 +73,9 @@ def test_the_groups_are_the_documented_ones() -> None:
 @pytest.mark.parametrize("option", ALL_OPTIONS)
 def test_every_option_composes_and_fits_the_signatures_it_names(option: str) -> None:
     config, group = compose([option]), option.partition("=")[0]
-    assert {"fer.augment.Augmentation", "lightning.pytorch.Trainer"} <= {node["_target_"] for node in targets(config)}
+    assert {"fer.views.augmentation.Augmentation", "lightning.pytorch.Trainer"} <= {
+        node["_target_"] for node in targets(config)
+    }
     # Options of experiment, debug and sweep speak of the other groups.
     for node in targets(config.get(group, config)):
         # Raises TypeError for a key that the target does not take.
@@ -158,7 +161,10 @@ def test_experiments_hold_the_published_values(name: str, backbone: str) -> None
     assert (config.augment.size, config.protocol, config.train_samples) == (224, "last5", None)
     assert (config.augment.pixel_noise_probability, config.augment.pixel_noise_variance) == (0.5, 30.0)
     assert (config.augment.erase_probability, config.augment.erase_area) == (0.5, [0.02, 0.25])
-    assert config.data.reader._target_ == "fer.data.raf_db.read" and config.data.reader.expected == [12271, 3068]
+    assert config.data.reader._target_ == "fer.data.readers.raf_db.read" and config.data.reader.expected == [
+        12271,
+        3068,
+    ]
     if name.startswith("eac"):
         assert (config.method._target_, config.method.lam) == ("fer.methods.eac.EAC", 5.0)
         assert (config.method.erase, config.method.forward) == ("released", "two_pass")
@@ -203,7 +209,7 @@ def test_rivals_are_trained_as_their_authors_do(
         built.step()
         scheduler.step()
     assert built.param_groups[0]["lr"] == pytest.approx(lr_after_half)
-    assert config.data.reader._target_ == "fer.data.raf_db.read"
+    assert config.data.reader._target_ == "fer.data.readers.raf_db.read"
     assert config.augment.size == (112 if name == "transfer_raf_db" else 224)
 
 
@@ -229,6 +235,40 @@ def test_transfer_has_the_values_of_its_released_code() -> None:
     with torch.device("meta"):
         features = instantiate(config.backbone)(torch.empty(1, 3, augment.size, augment.size))
     assert features.shape == (1, 256, 14, 14)
+
+
+@pytest.mark.parametrize(
+    ("preset", "names", "sizes", "test_resize", "erasing", "flip"),
+    [
+        ("dacl", ["Resize", "RandomFiveCrop"], [256, 224], 256, (0.0, 0.02, 0.25, "log_uniform"), 0.5),
+        ("dmue", ["Resize", "RandomCrop"], [256, 224], 256, (0.5, 0.02, 0.25, "uniform"), 0.5),
+        ("lde", ["Resize", "RandomResizedCrop", "ColorJitter"], [224, 224], 224, (0.2, 0.02, 0.2, "log_uniform"), 0.5),
+        ("man", ["RandomApply", "ColorJitter", "RandomAffine"], [], 224, (0.5, 0.02, 0.25, "log_uniform"), 0.5),
+        ("resup", ["Resize", "RandomApply", "RandomCrop"], [224, 224], 224, (0.5, 0.02, 0.25, "log_uniform"), 0.5),
+        ("eac", [], [], 224, (0.5, 0.02, 0.25, "log_uniform"), 0.0),
+    ],
+)
+def test_a_presets_augmentation_is_its_authors(
+    preset: str,
+    names: list[str],
+    sizes: list[int],
+    test_resize: int,
+    erasing: tuple[float, float, float, str],
+    flip: float,
+) -> None:
+    config = OmegaConf.to_container(compose([f"experiment={preset}_raf_db", "data.root=x"]).augment, resolve=True)
+    built = instantiated(config, "augment", _partial_=False)
+    made = [module for module in built.transforms.modules() if not isinstance(module, torch.nn.Sequential)]
+    assert [type(module).__name__ for module in made] == names
+    assert [module.size for module in made if hasattr(module, "size")] == sizes
+    assert built.test_resize == test_resize and built.flip_probability == flip
+    assert (built.erase_probability, *built.erase_area, built.erase_aspect_law) == erasing
+
+
+def test_pixels_of_a_recipe_scale_with_the_views() -> None:
+    config = compose(["augment=dacl", "augment.size=112"]).augment
+    assert (config.transforms.resize.size, config.transforms.crop.size, config.test_resize) == (128, 112, 128)
+    assert compose(["augment=resup", "augment.size=56"]).augment.transforms.move.transforms[0].padding == 8
 
 
 def test_dmue_is_trained_on_plateaus_of_its_authors() -> None:
@@ -326,7 +366,7 @@ def test_help_and_mistakes_are_answered_at_once_and_leave_no_folder(
     environment = {**os.environ, "PYTHONPATH": str(PROJECT), "FER_CACHE": str(tmp_path / "cache")}
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run(
-        [sys.executable, "-m", "fer.train", *arguments],
+        [sys.executable, "-m", "fer.cli.train", *arguments],
         cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
     after = resource.getrusage(resource.RUSAGE_CHILDREN)

@@ -21,22 +21,23 @@ import torch
 from conftest import CHOICES
 from PIL import Image
 
-from fer import launch, report
-from fer.cam import overlay
-from fer.cam_record import CamRecord, read_cam_records
-from fer.config import compose
+from fer.cli import report
+from fer.config.compose import compose
 from fer.errors import UserError
-from fer.figures.cam_grid import Track, cam_grid, pages
-from fer.figures.confusion import confusion_counts, confusion_figure
-from fer.figures.draw import draw_figures
-from fer.figures.features import in_the_plane
-from fer.figures.reliability import reliability
-from fer.figures.suspects import precision, suspect_rows
-from fer.metrics import CALIBRATION_BINS
-from fer.prediction_table import SplitTable, read_class_names, read_predictions
-from fer.reporting.collect import collect
-from fer.reporting.table import arrange
-from fer.runs import RunFolder, RunFolderError
+from fer.launch import run_job
+from fer.methods.core.metrics import CALIBRATION_BINS
+from fer.reports.collect import collect
+from fer.reports.figures.all_figures import draw_figures
+from fer.reports.figures.cam_grid import Track, cam_grid, pages
+from fer.reports.figures.confusion import confusion_counts, confusion_figure
+from fer.reports.figures.features import in_the_plane
+from fer.reports.figures.reliability import reliability
+from fer.reports.figures.suspects import precision, suspect_rows
+from fer.reports.table import arrange
+from fer.runs.cams import CamRecord, read_cam_records
+from fer.runs.predictions import SplitTable, read_class_names, read_predictions
+from fer.runs.run_folder import RunFolder, RunFolderError
+from fer.views.heatmaps import overlay
 
 SVG = "{http://www.w3.org/2000/svg}"
 XLINK = "{http://www.w3.org/1999/xlink}href"
@@ -51,7 +52,7 @@ def trained(overrides: list[str], tmp_path_factory: pytest.TempPathFactory) -> P
     for run in RUNS:
         method, seed = run.split("/seed")
         choices = {**CHOICES, "method": method}
-        launch.run(compose([*overrides, f"method={method}", f"seed={seed}"]), root / run, choices)
+        run_job.run(compose([*overrides, f"method={method}", f"seed={seed}"]), root / run, choices)
     return root
 
 
@@ -366,7 +367,7 @@ def test_any_class_name_is_drawn_as_it_is(shapes: Path, overrides: list[str], tm
         for name, hostile in names.items():
             shutil.copytree(shapes / split / name, tmp_path / "data" / split / hostile)
     more = [f"data.root={tmp_path / 'data'}", "method=ce", "trainer.max_epochs=1"]
-    launch.run(compose([*overrides, *more]), tmp_path / "runs" / "ce" / "seed0", {**CHOICES, "method": "ce"})
+    run_job.run(compose([*overrides, *more]), tmp_path / "runs" / "ce" / "seed0", {**CHOICES, "method": "ce"})
     drawn, _ = draw(tmp_path / "runs", tmp_path / "figures")
     assert len(drawn) == 5
     for kind in ("confusion", "features", "cams-predicted"):
@@ -375,7 +376,7 @@ def test_any_class_name_is_drawn_as_it_is(shapes: Path, overrides: list[str], tm
 
 
 def test_a_report_without_figures_imports_nothing_heavy(trained: Path) -> None:
-    program = f"import sys; from fer import report; report.main([{str(trained)!r}]); print(sorted(sys.modules))"
+    program = f"import sys; from fer.cli import report; report.main([{str(trained)!r}]); print(sorted(sys.modules))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert "'fer.reporting.table'" in done.stdout
+    assert "'fer.reports.table'" in done.stdout
     assert not any(f"'{package}'" in done.stdout for package in ("torch", "matplotlib", "sklearn", "lightning"))

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from fer.data import folder
-from fer.data.decode import FORMATS, ImageFault, decode
-from fer.data.index import DatasetError
-from fer.data.store import ImageStore
+from fer.data.images.decode import FORMATS, ImageFault, decode
+from fer.data.images.store import ImageStore
+from fer.data.readers import folder
+from fer.data.table import DatasetError
 from fer.inference.faces import STANDARD_TEMPLATE
 from fer.inference.photographs import SUFFIXES, SceneReader, find_images
 

@@ -28,13 +28,15 @@ from run_folders import write_run
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugin_util import markdown_to_safe_html
 
-from fer import launch, report, terminal
-from fer.callbacks.run_card import RunCard
-from fer.config import compose
-from fer.reporting import formats
-from fer.reporting.document import Document, Entry, Grid
-from fer.reporting.run_summary import print_run
-from fer.visible_text import visible_name
+from fer.cli import report
+from fer.config.compose import compose
+from fer.files import terminal
+from fer.files.visible_text import visible_name
+from fer.launch import run_job
+from fer.reports import formats
+from fer.reports.document import Document, Entry, Grid
+from fer.reports.run_summary import print_run
+from fer.training.callbacks.run_card import RunCard
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 MARKUP = (
@@ -87,7 +89,7 @@ def strange_run(overrides: list[str], shapes: Path, tmp_path_factory: pytest.Tem
             shutil.copytree(source, root / "data" / split / class_name(name))
     folder = root / "[a](javascript:alert(1)) <img src=x>" / "**run**"
     options = [f"data.root={root / 'data'}", "logger=tensorboard"]
-    launch.run(compose([*overrides, *options]), folder, CHOICES)
+    run_job.run(compose([*overrides, *options]), folder, CHOICES)
     return folder
 
 

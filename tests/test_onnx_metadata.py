@@ -19,7 +19,7 @@ from fer.inference.faces import STANDARD_TEMPLATE, template_fault
 from fer.inference.model import RunModel
 from fer.inference.onnx_metadata import MetadataError, check_signature, read_metadata
 from fer.inference.onnx_model import OnnxError, OnnxModel, export
-from fer.runs import RunFolder
+from fer.runs.run_folder import RunFolder
 
 GOOD: dict[str, Any] = {
     "class_names": ["a", "b", "c"], "image_size": 32, "view_size": 32, "mean": [0.5, 0.5, 0.5], "std": [0.2, 0.2, 0.2],
@@ -46,7 +46,9 @@ BAD: list[tuple[str, Any, str]] = [
     ("image_size", True, "1 to 2048"),
     ("image_size", None, "1 to 2048"),
     ("view_size", 30_000, "1 to 2048"),
-    ("view_size", 64, "shape"),
+    ("view_size", 64, "shape|less than its view_size"),
+    ("test_resize", 31, "less than its view_size"),
+    ("test_resize", "64", "1 to 2048"),
     ("mean", [float("nan"), 0.5, 0.5], "three numbers|outside"),
     ("mean", [0.5, 0.5], "three numbers"),
     ("mean", [0.5, 0.5, 300.0], "outside"),

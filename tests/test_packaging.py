@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import shutil
 import site
 import subprocess
@@ -36,7 +37,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     checkout, folder = tmp_path_factory.mktemp("checkout"), tmp_path_factory.mktemp("wheel")
     for name in ("conf", "fer", "tests"):
         shutil.copytree(PROJECT / name, checkout / name, ignore=shutil.ignore_patterns("__pycache__", "local"))
-    for name in ("pyproject.toml", "README.md", "LICENSE", ".gitignore"):
+    for name in ("pyproject.toml", "README.md", "LICENSE", ".gitignore", "CHANGELOG.md"):
         shutil.copy(PROJECT / name, checkout)
     for name in PRIVATE:
         (checkout / name).parent.mkdir(parents=True, exist_ok=True)
@@ -73,7 +74,7 @@ def test_wheel_holds_the_package_and_its_configuration_and_nothing_else(wheel: P
         names = {name for name in archive.namelist() if ".dist-info/" not in name}
         facts = {Path(name).name for name in archive.namelist() if ".dist-info/" in name}
     expected = {file.relative_to(PROJECT).as_posix() for file in (PROJECT / "fer").rglob("*.py")}
-    expected |= {"fer/reporting/published.csv"}
+    expected |= {"fer/reports/published.csv", "fer/py.typed"}
     expected |= {f"fer/conf/{file.relative_to(PROJECT / 'conf').as_posix()}" for file in _configuration()}
     assert names >= expected, "missing"
     assert names <= expected, "packed, but not part of the package: narrow down [tool.hatch.build.targets.wheel]"
@@ -81,7 +82,7 @@ def test_wheel_holds_the_package_and_its_configuration_and_nothing_else(wheel: P
 
 
 def test_installed_program_composes_the_packaged_configuration(installed: Path, tmp_path: Path) -> None:
-    code = "import fer.config; print(fer.config.CONFIG_DIR); print(fer.config.compose(['method=ce']).method._target_)"
+    code = "from fer.config import compose as c; print(c.CONFIG_DIR, c.compose(['method=ce']).method._target_)"
     folder, target = run(installed / "python", "-c", code, cwd=tmp_path).split()
     assert Path(folder).is_relative_to(installed.parent)
     assert target == "fer.methods.ce.CrossEntropy"
@@ -99,7 +100,7 @@ def test_installed_programs_give_help_from_any_folder(program: str, installed: P
 
 def test_installed_version_is_the_one_in_the_code(wheel: Path, installed: Path) -> None:
     (packages,) = installed.parent.glob("lib/python3*/site-packages")
-    (found,) = metadata.distributions(name="fer", path=[str(packages)])
+    (found,) = metadata.distributions(name="noisy-label-fer", path=[str(packages)])
     assert found.version == fer.__version__ and f"-{fer.__version__}-" in wheel.name
     assert {entry.name: entry.value for entry in found.entry_points} == SCRIPTS
 
@@ -115,3 +116,34 @@ def test_installed_program_trains_and_tests_again(installed: Path, overrides: li
 
 def _configuration() -> list[Path]:
     return [file for file in (PROJECT / "conf").rglob("*.yaml") if "local" not in file.parts]
+
+
+def test_every_hint_installs_this_project_with_an_extra_it_has() -> None:
+    """``pip install fer`` would fetch a stranger's package."""
+    facts = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
+    texts = [PROJECT / "README.md", *(PROJECT / "docs").rglob("*.md")]
+    for folder, pattern in (("fer", "*.py"), ("conf", "*.yaml"), ("tests", "*.py")):
+        texts += (PROJECT / folder).rglob(pattern)
+    hints = [
+        hint
+        for path in texts
+        if path != Path(__file__)
+        for hint in re.findall(r"pip install ([^`&;\n]*)", path.read_text(encoding="utf-8"))
+    ]
+    project = re.compile(r"(?:^|[\s\"'])(\.|[a-z-]*fer[a-z-]*)(?:\[([a-z,]+)\])?")
+    named = [name for hint in hints for name in project.findall(hint)]
+    assert len(named) > 8
+    for name, extras in named:
+        assert name in (".", facts["name"]), f"pip install {name}"
+        assert set(filter(None, extras.split(","))) <= facts["optional-dependencies"].keys(), extras
+
+
+def test_another_projects_fer_in_the_same_environment_is_told(tmp_path: Path) -> None:
+    facts = tmp_path / "fer-25.10.3.dist-info"
+    facts.mkdir()
+    (facts / "METADATA").write_text("Metadata-Version: 2.1\nName: fer\nVersion: 25.10.3\n")
+    command = [sys.executable, "-m", "fer.cli.report", str(tmp_path)]
+    environment = {**os.environ, "PYTHONPATH": f"{PROJECT}{os.pathsep}{tmp_path}"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and "another project's package, fer 25.10.3" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -13,10 +13,10 @@ import pytest
 from PIL import Image
 from run_folders import EPOCHS, write_run
 
-from fer import report
-from fer.reporting.collect import collect
-from fer.reporting.plots import draw
-from fer.reporting.table import arrange
+from fer.cli import report
+from fer.reports.collect import collect
+from fer.reports.figures.curves import draw
+from fer.reports.table import arrange
 
 SVG = "{http://www.w3.org/2000/svg}"
 

@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from fer.rand_augment import FILL, OPERATIONS, RandAugment, cut_out, random_mirror, random_shift
+from fer.views.rand_augment import FILL, OPERATIONS, RandAugment, cut_out
+from fer.views.warps import random_mirror, random_shift
 
 LEVELS = (10, 3)
 

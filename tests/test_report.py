@@ -23,13 +23,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from run_folders import write_run
 
-from fer import report
-from fer.reporting import formats, published
-from fer.reporting.collect import Run
-from fer.reporting.document import Document, Entry, Grid
-from fer.reporting.epochs import RunEpochs, epochs_of_networks, epochs_of_results, read_epochs
-from fer.reporting.table import arrange
-from fer.visible_text import tell_apart
+from fer.cli import report
+from fer.files.visible_text import tell_apart
+from fer.reports import formats, published
+from fer.reports.collect import Run
+from fer.reports.document import Document, Entry, Grid
+from fer.reports.epochs import RunEpochs, epochs_of_networks, epochs_of_results, read_epochs
+from fer.reports.table import arrange
+from fer.runs.run_folder import FORMAT
 
 HOSTILE = r"<script>alert('x')</script>_a_|50% & $x^2$ #{b}~ \c *d* [e]"
 
@@ -460,7 +461,7 @@ def test_other_data_or_noise_has_no_published_numbers(more: dict[str, Any], tmp_
 
 
 def test_published_table_is_well_formed() -> None:
-    file = PROJECT / "fer" / "reporting" / "published.csv"
+    file = PROJECT / "fer" / "reports" / "published.csv"
     table = list(csv.DictReader(file.read_text(encoding="utf-8").splitlines()))
     keys = [(*(line[key] for key in line if key != "value"),) for line in table]
     assert len({*keys}) == len(keys)
@@ -475,13 +476,15 @@ def test_published_table_is_well_formed() -> None:
 
 def test_help_is_instant() -> None:
     slow = "torch|scipy|matplotlib|yaml|rich|numpy"
-    code = f"import sys, re, fer.report; print([name for name in sys.modules if re.fullmatch({slow!r}, name)])"
+    code = f"import sys, re, fer.cli.report; print([name for name in sys.modules if re.fullmatch({slow!r}, name)])"
     done = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
 
 def write_stamp(folder: Path, images: str, clean: str) -> None:
-    (folder / "stamp.json").write_text(json.dumps({"data": {"images": images}, "labels": {"clean": clean}}))
+    (folder / "stamp.json").write_text(
+        json.dumps({"format": FORMAT, "data": {"images": images}, "labels": {"clean": clean}})
+    )
 
 
 def test_two_data_sets_of_one_name_never_share_a_cell(tmp_path: Path, lines: Rows, text: Report) -> None:
@@ -664,7 +667,7 @@ def test_raf_db_is_told_by_its_labels(tmp_path: Path, text: Report) -> None:
 def test_the_digest_of_raf_db_is_that_of_its_list(shared: Path) -> None:
     from fer.data.label_list import read_label_list
     from fer.data.noise import labels_digest
-    from fer.data.raf_db import CLASS_NAMES
+    from fer.data.readers.raf_db import CLASS_NAMES
 
     entries, faults = read_label_list(shared / "data" / "raf_labels" / "list_patition_label.txt", CLASS_NAMES)
     assert not faults

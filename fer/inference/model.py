@@ -12,13 +12,13 @@ import torch
 from numpy.typing import NDArray
 
 from fer.errors import ConfigError, UserError
-from fer.finished_run import trained, training_images
+from fer.files.atomic import write_json
+from fer.files.plain_data import PlainDataError, read_json
 from fer.inference.faces import MOST_MEASURED, STANDARD_TEMPLATE, FaceDetector, measured_template, template_fault
-from fer.kept_config import ReadingOptions, read_kept_config
-from fer.methods.explanation import explain
-from fer.plain_data import PlainDataError, read_json
-from fer.runs import RunFolder, RunFolderError
-from fer.whole_file import write_json
+from fer.methods.core.explain import explain
+from fer.runs.run_folder import RunFolder, RunFolderError
+from fer.training.finished_run import trained, training_images
+from fer.training.kept_config import ReadingOptions, read_kept_config
 
 log = logging.getLogger(__name__)
 
@@ -102,7 +102,7 @@ class RunModel(Model):
                 logits, cam = self.method(images).float(), None
         else:
             explanation = explain(self.method, self.method.augmentation.test_view(images))
-            logits, cam = explanation.logits, explanation.cam
+            logits, cam = explanation.logits, self.method.augmentation.on_whole_image(explanation.cam)
         for name, values in (("logits", logits), ("maps", cam)):
             if values is not None and not bool(values.isfinite().all()):
                 raise RunFolderError(f"the network of {self.folder.path} gives {name} that are not finite")

@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fer.class_names import class_names_fault
-from fer.data.decode import MAX_EDGE
+from fer.data.images.decode import MAX_EDGE
+from fer.files.class_names import class_names_fault
+from fer.files.plain_data import PlainDataError, parse_json
+from fer.files.visible_text import visible_name
 from fer.inference.faces import template_fault
-from fer.plain_data import PlainDataError, parse_json
-from fer.visible_text import visible_name
 
 _LONGEST = 1_000_000
 _MOST_NORMALISATION = 100.0
@@ -31,6 +31,8 @@ class OnnxMetadata:
     """Edge of the faces in pixels, as stored."""
     view_size: int
     """Edge of the views in pixels, which the network gets."""
+    test_resize: int
+    """Edge in pixels to which faces are resized before the central square of ``view_size`` is cut out."""
     mean: tuple[float, float, float]
     """Of RGB, 0..1."""
     std: tuple[float, float, float]
@@ -53,11 +55,16 @@ def read_metadata(found: Mapping[str, str]) -> OnnxMetadata:
     template = _value(found, "template")
     if fault := template_fault(template):
         raise MetadataError(f"has a template that {fault}")
+    view_size = _edge(found, "view_size")
+    test_resize = _edge(found, "test_resize") if "test_resize" in found else view_size  # older files lack it
+    if test_resize < view_size:
+        raise MetadataError(f"has a test_resize of {test_resize}, less than its view_size of {view_size}")
     mean, std = _triple(found, "mean", lowest=0.0, highest=1.0), _triple(found, "std", lowest=1e-6)
     return OnnxMetadata(
         class_names=tuple(names),
         image_size=_edge(found, "image_size"),
-        view_size=_edge(found, "view_size"),
+        view_size=view_size,
+        test_resize=test_resize,
         mean=mean,
         std=std,
         template=tuple((float(x), float(y)) for x, y in template),

@@ -19,17 +19,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from fer.augment import Augmentation
-from fer.cam import class_activation_maps
 from fer.errors import ConfigError, UserError
+from fer.files.atomic import replacing
+from fer.files.visible_text import visible
 from fer.inference.faces import FaceDetector
 from fer.inference.model import Images, Model, Prediction, RunModel, Template
 from fer.inference.onnx_metadata import MetadataError, check_signature, read_metadata
-from fer.methods.base import Method
-from fer.methods.two_networks import TwoNetworks
+from fer.methods.core.method import Method
+from fer.methods.core.two_networks import TwoNetworks
+from fer.models.cam import class_activation_maps
 from fer.models.network import FaceNetwork
-from fer.visible_text import visible
-from fer.whole_file import replacing
+from fer.views.augmentation import Augmentation
 
 TOLERANCE = 1e-4
 """Greatest difference of logits and maps that passes as the same, absolute, and relative where they exceed 1."""
@@ -124,6 +124,7 @@ def _write(model: RunModel, path: Path, more: Mapping[str, Any]) -> None:
         "class_names": model.class_names,
         "image_size": model.image_size,
         "view_size": augmentation.size,
+        "test_resize": augmentation.test_resize,
         "mean": (augmentation.mean.flatten() / 255).tolist(),
         "std": (augmentation.std.flatten() / 255).tolist(),
         **more,
@@ -183,7 +184,9 @@ class OnnxModel(Model):
         self.class_names = metadata.class_names
         self.image_size = metadata.image_size
         self._template = np.array(metadata.template, dtype=np.float64)
-        self._augmentation = Augmentation(size=metadata.view_size, mean=metadata.mean, std=metadata.std)
+        self._augmentation = Augmentation(
+            size=metadata.view_size, test_resize=metadata.test_resize, mean=metadata.mean, std=metadata.std
+        )
 
     def face_template(self, detector: FaceDetector) -> Template:
         """As it was measured when the file was made."""
@@ -196,7 +199,8 @@ class OnnxModel(Model):
                 raise OnnxError(f"{self._path} gives {name} that are not finite; export the run again")
         probabilities = np.exp(logits - logits.max(1, keepdims=True).astype(np.float64))
         probabilities /= probabilities.sum(1, keepdims=True)
-        return Prediction(probabilities.astype(np.float32), maps[0] if with_cam and maps else None)
+        cam = self._augmentation.on_whole_image(torch.from_numpy(maps[0])).numpy() if with_cam and maps else None
+        return Prediction(probabilities.astype(np.float32), cam)
 
     def run(self, faces: Images) -> list[NDArray[np.float32]]:
         """Logits, and maps where the file gives them, of uint8 faces (B, 3, image_size, image_size)."""
@@ -234,7 +238,7 @@ def _installed(package: str) -> Any:
     try:
         return import_module(package)
     except ImportError as error:
-        raise ConfigError(f'{package} is not installed; get it with pip install "fer[export]"') from error
+        raise ConfigError(f'{package} is not installed; get it with pip install "noisy-label-fer[export]"') from error
 
 
 def _first_line(error: Exception) -> str:

@@ -13,13 +13,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fer.batch import Batch
 from fer.errors import ConfigError, TrainingError
-from fer.methods.base import Loss, Method, Setting
-from fer.methods.parameter_groups import faster
+from fer.methods.core.method import Loss, Method, Setting
+from fer.methods.core.parameter_groups import faster
 from fer.models.backbones import Backbone
 from fer.models.batch_norm import groups_apart, make_groupable
 from fer.models.network import feature_norm
+from fer.views.batch import Batch
 
 
 def similarity_matrix(rows: Tensor) -> Tensor:

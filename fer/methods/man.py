@@ -12,12 +12,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fer.augment import resize
-from fer.batch import Batch
-from fer.methods.base import Loss, Setting
-from fer.methods.two_networks import Evaluated, TwoNetworks, mean_of
+from fer.methods.core.method import Loss, Setting
+from fer.methods.core.two_networks import Evaluated, TwoNetworks, mean_of
 from fer.models.batch_norm import groups_apart, make_groupable
-from fer.rand_augment import RandAugment, random_mirror, random_shift
+from fer.views.batch import Batch
+from fer.views.rand_augment import RandAugment
+from fer.views.resize import resize
+from fer.views.warps import random_mirror, random_shift
 
 NOISY, AMBIGUOUS, CLEAN = range(3)
 _RELEASED_SIZE = 224
@@ -36,8 +37,8 @@ class MAN(TwoNetworks):
 
     Each term is averaged over its group; the warm-up is ``r * sum_k CE``. Groups are made before each epoch with both
     networks in evaluation mode. The weak view is the experiment's augmentation. The strong one is moved by up to 4
-    pixels, mirrored with probability 0.5, and then RandAugment's, see ``fer.rand_augment``, with translations of up to
-    10 pixels and a cutout of 16 (of 224, in proportion in other sizes); nothing is erased in it.
+    pixels, mirrored with probability 0.5, and then RandAugment's, see ``fer.views.rand_augment``, with translations of
+    up to 10 pixels and a cutout of 16 (of 224, in proportion in other sizes); nothing is erased in it.
 
         symbol   argument            default
         omega    mutual_weight       0.6
@@ -51,9 +52,9 @@ class MAN(TwoNetworks):
     Differences from the released code: the groups pass in one joint pass whose BatchNorm keeps them apart, which is the
     same mathematics; where a group of one sample meets maps of 1x1, which raises there, it is normalized to 0. Under
     DDP each rank averages a group over its part of the batch. The released strong view's module of crops is missing
-    from the repository: that its padding reflects is an assumption. Views are resized as by Pillow, not OpenCV, and
-    ``fer.rand_augment`` names how operations differ. Of the weak view, ``conf/experiment/man_raf_db.yaml`` says what
-    is not made.
+    from the repository: that its padding reflects is an assumption. The strong view is resized as by
+    Pillow, not OpenCV, and ``fer.views.rand_augment`` names how operations differ. The released weak view is
+    ``augment=man``.
 
     Args:
         setting: what the experiment fixes.

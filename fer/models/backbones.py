@@ -9,8 +9,8 @@
 ``stages=3`` ends a ResNet before its last stage, which halves its channels and doubles the edges of the map. Published
 weights fit, without those of the stage left out.
 
-``weights``, ``allow_partial_weights`` and ``weights_sha256`` are those of ``fer.models.weights.load_backbone_weights``;
-``weights=None`` leaves torchvision's random initialisation.
+``weights``, ``allow_partial_weights`` and ``weights_sha256`` are those of
+``fer.models.weights.load.load_backbone_weights``; ``weights=None`` leaves torchvision's random initialization.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from torchvision.models import resnet as torchvision_resnet
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from fer.errors import ConfigError
-from fer.models.weight_file import VGGFACE2
-from fer.models.weights import LoadReport, load_backbone_weights
+from fer.models.weights.load import LoadReport, load_backbone_weights
+from fer.models.weights.weight_file import VGGFACE2
 
 STEMS = ("imagenet", "no_pool", "small")
 _MOBILE_TRUNK = 14  # Blocks before the last stride, as of a ResNet.
