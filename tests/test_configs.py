@@ -245,6 +245,7 @@ def test_transfer_has_the_values_of_its_released_code() -> None:
         ("lde", ["Resize", "RandomResizedCrop", "ColorJitter"], [224, 224], 224, (0.2, 0.02, 0.2, "log_uniform"), 0.5),
         ("man", ["RandomApply", "ColorJitter", "RandomAffine"], [], 224, (0.5, 0.02, 0.25, "log_uniform"), 0.5),
         ("resup", ["Resize", "RandomApply", "RandomCrop"], [224, 224], 224, (0.5, 0.02, 0.25, "log_uniform"), 0.5),
+        ("transfer", ["RandomResizedCrop", "PaddleRandAugment"], [112], 112, (0.5, 0.02, 0.4, "uniform"), 0.5),
         ("eac", [], [], 224, (0.5, 0.02, 0.25, "log_uniform"), 0.0),
     ],
 )
