@@ -18,11 +18,12 @@ from conftest import PROJECT
 # From the top. A module imports from the rows below its own and from its own package, which counts as one.
 LAYERS = (
     ("train", "evaluate", "predict", "export", "web_demo", "data.cli"),
-    ("report", "sweep", "inference"),
+    ("report", "sweep", "inference", "continuation"),
     ("command_line",),
-    ("launch", "config", "resources", "figures"),
+    ("launch", "resources", "figures"),
+    ("config",),
     ("ranks",),
-    ("experiment",),
+    ("experiment", "continued_folder"),
     ("finished_run",),
     ("kept_config",),
     ("building", "value_check"),
@@ -38,6 +39,7 @@ LAYERS = (
         "config_differences",
         "csv_files",
         "errors",
+        "event_files",
         "provenance",
         "host_memory",
         "paths_on_command_line",
@@ -55,7 +57,7 @@ LAYERS = (
 )
 MAY_KNOW_HYDRA = {
     "train", "evaluate", "predict", "export", "web_demo", "data.cli", "sweep", "launch", "config", "resources",
-    "instantiation", "command_line",
+    "instantiation", "command_line", "continuation",
 }  # fmt: skip
 # Everything else in fer.data works on files and arrays, so that the data tools start at once.
 DATA_MAY_KNOW_TORCH = {"fer.data.module", "fer.data.samplers"}

@@ -15,6 +15,7 @@ from fer.plain_data import PlainDataError
 from fer.reporting.wording import images_left_out, matches
 from fer.runs import RunFolder, State
 from fer.visible_text import visible_name
+from fer.whole_file import is_unfinished
 
 Settings = Mapping[str, Hashable]
 
@@ -79,6 +80,8 @@ def collect(folders: Iterable[Path], conditions: Iterable[str] = ()) -> Collecti
             raise UserError(f"{folder} is no folder")
     found = Collection()
     for file in sorted({file.resolve() for folder in folders for file in folder.rglob("config.yaml")}):
+        if is_unfinished(file.parent):
+            continue
         try:
             found.runs.append(_read(RunFolder(file.parent), found.faults))
         except UserError as error:
