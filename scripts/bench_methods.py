@@ -18,8 +18,8 @@ from typing import Any
 import torch
 from bench_step import Meter, our_contestant, our_experiment
 
-from fer.config import CONFIG_DIR
-from fer.terminal import log_to_terminal
+from fer.config.compose import CONFIG_DIR
+from fer.files.terminal import log_to_terminal
 
 METHODS = sorted(path.stem for path in (CONFIG_DIR / "method").glob("*.yaml"))
 WITHOUT_WARM_UP = {

@@ -21,11 +21,11 @@ from typing import Any
 import lightning.pytorch as L
 import torch
 
-from fer.config import compose
-from fer.experiment import Experiment, build
-from fer.launch import resolve
-from fer.random_seeds import seed_everything
-from fer.runs import RunFolder
+from fer.config.compose import compose
+from fer.launch.run_job import resolve
+from fer.runs.run_folder import RunFolder
+from fer.training.experiment import Experiment, build
+from fer.views.random_seeds import seed_everything
 
 SMALL = [
     "backbone.width=8",

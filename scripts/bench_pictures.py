@@ -20,13 +20,13 @@ from typing import Any
 
 import torch
 
-from fer.callbacks.pictures import Pictures
-from fer.config import compose
-from fer.experiment import build
-from fer.host_memory import keep_freed_memory
-from fer.launch import resolve
-from fer.runs import RunFolder
-from fer.terminal import log_to_terminal
+from fer.config.compose import compose
+from fer.files.terminal import log_to_terminal
+from fer.launch.malloc import keep_freed_memory
+from fer.launch.run_job import resolve
+from fer.runs.run_folder import RunFolder
+from fer.training.callbacks.pictures import Pictures
+from fer.training.experiment import build
 
 
 class TimedPictures(Pictures):

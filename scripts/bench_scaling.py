@@ -87,7 +87,7 @@ def epoch(*, size: int, faces: int, ranks: int, output: Path, workers: int = 0) 
     """Seconds of the second epoch and of everything before the first, and memory."""
     folder = output / f"{size}-{faces}-{ranks}-{workers}"
     command = [
-        sys.executable, "-m", "fer.train", *TINY, f"augment.size={size}", f"data.reader.train={faces}",
+        sys.executable, "-m", "fer.cli.train", *TINY, f"augment.size={size}", f"data.reader.train={faces}",
         f"trainer.devices={ranks}", f"num_workers={workers}", f"hydra.run.dir={folder}",
     ]  # fmt: skip
     started = time.perf_counter()

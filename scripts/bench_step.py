@@ -38,15 +38,15 @@ import torch
 from reference_recipe import ReferenceFaces, ReferenceNetwork, ReferenceTraining, reference_loss
 from torch.utils.flop_counter import FlopCounterMode
 
-from fer.batch import Batch
-from fer.callbacks.seeding import Seeding
-from fer.callbacks.step_losses import StepLosses
-from fer.config import compose
-from fer.experiment import Experiment, build
-from fer.host_memory import give_back_freed_memory, keep_freed_memory
-from fer.launch import resolve
-from fer.runs import RunFolder
-from fer.terminal import log_to_terminal
+from fer.config.compose import compose
+from fer.files.terminal import log_to_terminal
+from fer.launch.malloc import give_back_freed_memory, keep_freed_memory
+from fer.launch.run_job import resolve
+from fer.runs.run_folder import RunFolder
+from fer.training.callbacks.finite_losses import StepLosses
+from fer.training.callbacks.seeding import Seeding
+from fer.training.experiment import Experiment, build
+from fer.views.batch import Batch
 
 LAM = 5.0
 SIZE = 224

@@ -23,11 +23,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from fer.data import store_files
-from fer.data.content_hashes import HashIndex
-from fer.data.decode import file_state
-from fer.data.index import SampleTable
-from fer.data.store import ImageStore
+from fer.data.images import store_files
+from fer.data.images.content_hashes import HashIndex
+from fer.data.images.decode import file_state
+from fer.data.images.store import ImageStore
+from fer.data.table import SampleTable
 
 PICTURES = 200
 KNOWN, COMPARED = "open, blocks known", "open, every block compared"

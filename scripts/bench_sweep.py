@@ -69,11 +69,11 @@ def sweeps(jobs: int, output: Path) -> dict[str, Callable[[], None]]:
 
     def by_hand() -> None:
         for seed in range(jobs):
-            run("-m", "fer.train", *TINY, f"output_dir={output}/by_hand", f"seed={seed}")
+            run("-m", "fer.cli.train", *TINY, f"output_dir={output}/by_hand", f"seed={seed}")
 
     def sweep(name: str, *launcher: str) -> Callable[[], None]:
         return lambda: run(
-            "-m", "fer.train", "-m", *TINY, *launcher, f"output_dir={output}/{name}", f"seed=range({jobs})"
+            "-m", "fer.cli.train", "-m", *TINY, *launcher, f"output_dir={output}/{name}", f"seed=range({jobs})"
         )
 
     return {
@@ -90,7 +90,15 @@ def starts(output: Path) -> dict[str, Callable[[], float]]:
         moment = output / "first_step"
         started = time.time()
         callback = ["+callbacks.first._target_=bench_sweep.FirstStep", f"+callbacks.first.path={moment}"]
-        run("-m", "fer.train", *mode, *TINY, "trainer.max_epochs=1", *callback, f"output_dir={output}/start{started}")
+        run(
+            "-m",
+            "fer.cli.train",
+            *mode,
+            *TINY,
+            "trainer.max_epochs=1",
+            *callback,
+            f"output_dir={output}/start{started}",
+        )
         return float(moment.read_text()) - started
 
     return {
@@ -119,7 +127,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     sweep_rounds: dict[str, list[float]] = {}
     start_rounds: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory() as warm:
-        run("-m", "fer.train", *TINY, f"output_dir={warm}")  # draws and decodes the faces
+        run("-m", "fer.cli.train", *TINY, f"output_dir={warm}")  # draws and decodes the faces
     for number in range(1, options.rounds + 1):
         with tempfile.TemporaryDirectory() as folder:
             for name, work in sweeps(options.jobs, Path(folder)).items():

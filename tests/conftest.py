@@ -19,8 +19,8 @@ from PIL import Image, ImageDraw
 from ranks import Ranks
 from xdist.scheduler import LoadScopeScheduling
 
-from fer import launch
-from fer.config import compose
+from fer.config.compose import compose
+from fer.launch import run_job
 
 PROJECT = Path(__file__).resolve().parent.parent
 USE_RANKS = ("test_batch_norm.py", "test_distributed.py", "test_methods_on_ranks.py")
@@ -139,7 +139,7 @@ def train(overrides: list[str]) -> Train:
     """``train(folder, "seed=1", ...)`` trains in this process as ``fer-train`` would and returns the result."""
 
     def run(folder: Path, *more: str) -> dict[str, Any]:
-        return launch.run(compose([*overrides, *more]), folder, CHOICES)
+        return run_job.run(compose([*overrides, *more]), folder, CHOICES)
 
     return run
 

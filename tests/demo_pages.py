@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 from conftest import PROJECT
 
-from fer.runs import RunFolder
+from fer.runs.run_folder import RunFolder
 
 # Loaded by the server's Python before anything else: writes down to whom it connects, whom it looks up and whether it
 # opens what lies in the folder of secrets.
@@ -115,7 +115,7 @@ def start(run: RunFolder, folder: Path, *options: str) -> Server:
         "TMPDIR": str(folder / "temporary"),
     }
     log = folder / "log"
-    command = [sys.executable, "-m", "fer.web_demo", f"run={run.path}", "port=0", "accelerator=cpu", *options]
+    command = [sys.executable, "-m", "fer.cli.demo_app", f"run={run.path}", "port=0", "accelerator=cpu", *options]
     with log.open("w") as stream:
         process = subprocess.Popen(command, cwd=folder, env=environment, stdout=stream, stderr=subprocess.STDOUT)
     while process.poll() is None:

@@ -8,10 +8,10 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from fer import launch
-from fer.config import compose
-from fer.data import demo
-from fer.runs import RunFolder
+from fer.config.compose import compose
+from fer.data.readers import demo
+from fer.launch import run_job
+from fer.runs.run_folder import RunFolder
 
 CHOICES = {"method": "eac", "backbone": "tiny", "data": "demo", "noise": "symmetric"}
 
@@ -30,7 +30,7 @@ def train_on_demo_faces(folder: Path, cache: Path, *more: str) -> RunFolder:
         "data=demo", "data.reader.train=64", "data.reader.test=20", f"cache_dir={cache}", "backbone.width=8",
         "trainer.max_epochs=1", "trainer.accelerator=cpu", "augment.size=32", "noise.ratio=0.3", *more,
     ]  # fmt: skip
-    launch.run(compose(overrides), folder, CHOICES)
+    run_job.run(compose(overrides), folder, CHOICES)
     return RunFolder(folder)
 
 

@@ -24,8 +24,8 @@ PATIENCE = 120.0
 class Ranks:
     """``Ranks(2)(function, *arguments)`` calls a module's function in two ranks and returns what each of them returns.
 
-    The processes are as torchrun starts them, so that ``fer.launch.run`` in all of them trains one run. They start with
-    the first call and serve later ones; those of a call that fails are ended.
+    The processes are as torchrun starts them, so that ``fer.launch.run_job.run`` in all of them trains one run. They
+    start with the first call and serve later ones; those of a call that fails are ended.
     """
 
     def __init__(self, count: int) -> None:
@@ -53,7 +53,7 @@ class Ranks:
     def _start(self) -> None:
         # The imports of seconds are made once, in a process that starts no threads and forks the ranks.
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["lightning.pytorch", "fer.experiment"])
+        context.set_forkserver_preload(["lightning.pytorch", "fer.training.experiment"])
         store = Path(tempfile.mkdtemp(dir=self._folder.name)) / "store"
         for rank in range(self.count):
             here, there = context.Pipe()

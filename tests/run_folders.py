@@ -11,9 +11,9 @@ from typing import Any
 
 import yaml
 
-from fer.config import compose
-from fer.launch import resolve
-from fer.results import run_result
+from fer.config.compose import compose
+from fer.launch.run_job import resolve
+from fer.runs.protocol import run_result
 
 GROUPS = {"method": "eac", "backbone": "resnet18", "data": "raf_db", "noise": "symmetric"}
 EPOCHS = 7

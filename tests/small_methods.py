@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import ExponentialLR
 
-from fer.batch import Batch
-from fer.methods.base import Method, Setting
+from fer.methods.core.method import Method, Setting
 from fer.methods.eac import EAC
 from fer.models.backbones import tiny
 from fer.models.network import FaceNetwork
 from fer.views.augmentation import Augmentation
+from fer.views.batch import Batch
 
 CLASSES = 5
 LR, WEIGHT_DECAY, GAMMA = 1e-2, 1e-4, 0.9

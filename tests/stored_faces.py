@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from fer.data.index import SampleTable
-from fer.data.store import ImageStore
+from fer.data.images.store import ImageStore
+from fer.data.table import SampleTable
 
 SIZE = 16
 

@@ -16,10 +16,10 @@ from typing import Any, NamedTuple
 import lightning.pytorch as L
 import yaml
 
-from fer.runs import RunFolder
+from fer.runs.run_folder import RunFolder
 
 PROJECT = Path(__file__).resolve().parent.parent
-TRAIN = [sys.executable, "-m", "fer.train"]
+TRAIN = [sys.executable, "-m", "fer.cli.train"]
 
 
 class Command:
@@ -159,7 +159,7 @@ def snapshot(folder: Path) -> dict[Path, tuple[int, bytes]]:
 def times_trained(folder: Path) -> list[str]:
     """The epochs that were ever trained there, in order, also those whose records were dropped."""
     lines = RunFolder(folder).log_file.read_text(encoding="utf-8").splitlines()
-    return [line.split("epoch ")[1].split()[0] for line in lines if "run_writer: epoch " in line]
+    return [line.split("epoch ")[1].split()[0] for line in lines if "epoch_records: epoch " in line]
 
 
 class StopAt(L.Callback):

@@ -15,52 +15,23 @@ from typing import NamedTuple
 import pytest
 from conftest import PROJECT
 
-# From the top. A module imports from the rows below its own and from its own package, which counts as one.
-LAYERS = (
-    ("train", "evaluate", "predict", "export", "web_demo", "data.cli"),
-    ("report", "sweep", "inference", "continuation"),
-    ("command_line",),
-    ("launch", "resources", "figures"),
-    ("config",),
-    ("ranks",),
-    ("experiment", "continued_folder"),
-    ("finished_run",),
-    ("kept_config",),
-    ("building", "value_check"),
-    ("predictions", "callbacks", "instantiation"),
-    ("methods", "data", "reporting"),
-    ("cam_record", "prediction_table", "checkpoints", "output_files"),
-    ("models", "views", "metrics", "results", "runs", "devices", "required_keys", "trainer_keys"),
-    ("known_targets", "terminal"),
-    (
-        "batch",
-        "cache_folder",
-        "class_names",
-        "config_differences",
-        "csv_files",
-        "errors",
-        "event_files",
-        "provenance",
-        "host_memory",
-        "paths_on_command_line",
-        "plain_data",
-        "drawing",
-        "learning_rates",
-        "tidy_numbers",
-        "random_seeds",
-        "whole_file",
-    ),
-    (
-        "regular_file",
-        "visible_text",
-    ),
+FLOORS: tuple[dict[str, tuple[str, ...]], ...] = (
+    {"cli": ("launch", "reports", "inference", "training", "data", "runs", "config")},
+    {
+        "launch": ("training", "runs", "config"),
+        "reports": ("training", "methods", "data", "runs", "config", "views"),
+        "inference": ("training", "methods", "data", "models", "runs", "views"),
+    },
+    {"training": ("methods", "data", "models", "runs", "config", "views")},
+    {"methods": ("models", "views"), "data": ("views",)},
+    {"models": (), "views": (), "runs": (), "config": ()},
+    {"files": ()},
 )
-MAY_KNOW_HYDRA = {
-    "train", "evaluate", "predict", "export", "web_demo", "data.cli", "sweep", "launch", "config", "resources",
-    "instantiation", "command_line", "continuation",
-}  # fmt: skip
+"""The twelve rooms of fer from the top down, and the rooms that each may use; all may use files and errors."""
+ROOMS = {room: {*below, room, "files", "errors"} for floor in FLOORS for room, below in floor.items()}
+MAY_KNOW_HYDRA = ("fer.cli.", "fer.config.", "fer.launch.")
 # Everything else in fer.data works on files and arrays, so that the data tools start at once.
-DATA_MAY_KNOW_TORCH = {"fer.data.module", "fer.data.samplers"}
+DATA_MAY_KNOW_TORCH = {"fer.data.loading.datamodule", "fer.data.loading.samplers"}
 SLOW_TO_IMPORT = {"torch", "torchvision", "torchmetrics", "lightning", "tensorboard", "scipy", "sklearn", "matplotlib"}
 CATCH_ALL_NAMES = {"utils", "util", "helpers", "helper", "common", "misc"}
 MOST_LINES = 300
@@ -73,13 +44,6 @@ class Import(NamedTuple):
     """Dotted name of what is imported; of ``from fer import launch`` this is ``fer.launch``."""
     at_start: bool
     """Whether it runs when the importing module is imported, and not in a function or for type checkers only."""
-
-
-class Place(NamedTuple):
-    """Row and entry of ``LAYERS``."""
-
-    row: int
-    entry: str
 
 
 def module_name(path: Path) -> str:
@@ -117,11 +81,8 @@ def imports_of(path: Path) -> Iterator[Import]:
 IMPORTS = {name: tuple(imports_of(path)) for name, path in MODULES.items()}
 
 
-def layer_of(module: str) -> Place | None:
-    """Where a module stands; the longest entry of ``LAYERS`` that fits counts."""
-    places = [Place(row, entry) for row, entries in enumerate(LAYERS) for entry in entries]
-    fitting = [place for place in places if f"{module}.".startswith(f"fer.{place.entry}.")]
-    return max(fitting, key=lambda place: len(place.entry), default=None)
+def room_of(module: str) -> str:
+    return module.split(".")[1]
 
 
 def packages_above(module: str) -> Iterator[str]:
@@ -153,39 +114,42 @@ def entry_points() -> list[str]:
     return [target.partition(":")[0] for target in scripts.values()]
 
 
-def test_imports_go_downwards_only() -> None:
+def test_rooms_use_those_below_them() -> None:
+    order = [room for floor in FLOORS for room in floor]
+    floor_of = {room: number for number, floor in enumerate(FLOORS) for room in floor}
+    for room, below in ((room, below) for floor in FLOORS for room, below in floor.items()):
+        assert all(floor_of[other] > floor_of[room] for other in below), f"{room} would use what stands above it"
+    assert len(order) == 12 and {room_of(module) for module in MODULES if module != "fer"} == {*order, "errors"}
     faults = []
-    for module in MODULES.keys() - {"fer"}:
-        own = layer_of(module)
-        if own is None:
-            faults.append(f"{module} is in no layer: give it a place in LAYERS, as low as it can stand")
-            continue
-        for imported in {name for name, _ in IMPORTS[module] if top_package(name) == "fer"} - {"fer"}:
-            other = layer_of(imported)
-            if other is None or (other.entry != own.entry and other.row <= own.row):
-                faults.append(
-                    f"{module} imports {imported}, which does not stand below it: move what both need into a lower "
-                    "module, or hand it over as an argument"
-                )
+    for module in MODULES.keys() - {"fer", "fer.errors"}:
+        imported = {name for name, _ in IMPORTS[module] if name.startswith("fer.")}
+        faults += [
+            f"{module} imports {name}, and {room_of(module)} does not use {room_of(name)}: move what both need into a "
+            "lower room, or hand it over as an argument"
+            for name in imported
+            if room_of(name) not in ROOMS[room_of(module)]
+        ]
     assert not faults, "\n".join(sorted(faults))
 
 
-def test_methods_and_data_do_not_know_each_other() -> None:
-    for package, other in (("fer.methods", "fer.data"), ("fer.data", "fer.methods")):
-        members = [name for name in MODULES if f"{name}.".startswith(f"{package}.") and name != "fer.data.cli"]
-        for found, chain in reached(members).items():
-            assert not f"{found}.".startswith(f"{other}."), (
-                f"{chain}: a method meets data only as a fer.batch.Batch and a fer.methods.base.Setting; "
-                "add to these what it needs"
-            )
+def test_errors_use_nothing() -> None:
+    assert not [name for name, _ in IMPORTS["fer.errors"] if name.startswith("fer.")]
+
+
+def test_methods_hold_one_file_per_paper() -> None:
+    """Every file of fer.methods is the target of an option, and what they share stands in fer.methods.core."""
+    options = "\n".join(path.read_text(encoding="utf-8") for path in PROJECT.glob("conf/method/*.yaml"))
+    papers = {target.rpartition(".")[0] for target in re.findall(r"_target_: *(fer\.[\w.]+)", options)}
+    found = {name for name in MODULES if re.fullmatch(r"fer\.methods\.(?!core$)\w+", name)}
+    assert found == papers
 
 
 def test_only_the_top_knows_hydra() -> None:
     for module, imports in IMPORTS.items():
         known = {top_package(imported.module) for imported in imports} & {"hydra", "omegaconf"}
-        assert not known or module.removeprefix("fer.") in MAY_KNOW_HYDRA, (
+        assert not known or module.startswith(MAY_KNOW_HYDRA), (
             f"{module} imports {' and '.join(sorted(known))}: take plain values as arguments; "
-            "fer.experiment resolves and instantiates the configuration"
+            "fer.config composes and instantiates the configuration"
         )
 
 
@@ -221,11 +185,9 @@ def test_every_module_is_used() -> None:
     )
 
 
-def test_entry_points_exist() -> None:
-    for module in entry_points():
-        assert module in MODULES, f"pyproject.toml starts {module}, which does not exist: correct [project.scripts]"
-        place = layer_of(module)
-        assert place and place.row <= 1, f"{module} is an entry point: name it in one of the first two rows of LAYERS"
+def test_entry_points_are_the_commands() -> None:
+    commands = {name for name in MODULES if name.startswith("fer.cli.")}
+    assert {*entry_points()} == commands, "one file per command, and nothing else"
 
 
 def test_modules_are_small_and_named_after_what_they_hold() -> None:
@@ -233,11 +195,6 @@ def test_modules_are_small_and_named_after_what_they_hold() -> None:
         lines = len(path.read_text(encoding="utf-8").splitlines())
         assert lines <= MOST_LINES, f"{module} has {lines} lines: split it where its subject changes (at {MOST_LINES})"
         assert not CATCH_ALL_NAMES & {*module.split(".")}, f"{module}: name the module after what it holds"
-
-
-def test_every_layer_exists() -> None:
-    for entry in (entry for row in LAYERS for entry in row):
-        assert any(f"{module}.".startswith(f"fer.{entry}.") for module in MODULES), f"no module fer.{entry}"
 
 
 def test_every_imported_package_is_a_declared_dependency() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from fer.config import CONFIG_DIR
+from fer.config.compose import CONFIG_DIR
 from fer.errors import ConfigError
 from fer.models.backbones import STEMS, Backbone, mobilenet_v2, resnet, tiny, vggface2_resnet50
 
@@ -67,6 +67,31 @@ def test_resnets_are_those_of_table_1(depth: int) -> None:
     }
     convolutions = [n for n, m in backbone.named_modules() if isinstance(m, nn.Conv2d) and "downsample" not in n]
     assert len(convolutions) + 1 == depth, "the classifier is the last layer that counts"
+
+
+@pytest.mark.parametrize("build", [*(partial(resnet, depth=depth) for depth in RESNETS), vggface2_resnet50])
+def test_a_resnet_without_its_last_stage_is_what_comes_before_it(build: Callable[..., Backbone]) -> None:
+    whole, cut = on_meta(build, stem="no_pool"), on_meta(build, stem="no_pool", stages=3)
+    left_out = {name for name in whole.state_dict() if name.startswith("layer4.")}
+    assert cut.state_dict().keys() == whole.state_dict().keys() - left_out
+    view = torch.empty(1, 3, 112, 112, device="meta")
+    assert cut(view).shape == (1, cut.num_features, 14, 14) == whole.trunk(view).shape
+    assert cut.num_features == whole.num_features // 2
+
+
+def test_a_resnet_without_its_last_stage_takes_the_weights_of_a_whole_one(tmp_path: Path) -> None:
+    whole = with_random_statistics(resnet(depth=18, stem="no_pool"))
+    torch.save(whole.state_dict(), tmp_path / "whole.pth")
+    cut = resnet(depth=18, stem="no_pool", stages=3, weights=str(tmp_path / "whole.pth")).eval()
+    assert cut.weights_report is not None and cut.weights_report.share == 1
+    view = torch.randn(2, 3, 48, 48)
+    assert torch.equal(cut(view), whole.trunk(view)) and cut.last_stage is cut.layer3
+
+
+@pytest.mark.parametrize("stages", [2, 5, None])
+def test_other_numbers_of_stages_are_refused(stages: int) -> None:
+    with pytest.raises(ConfigError, match=f"backbone.stages={stages}: choose 3 or 4"):
+        on_meta(resnet, depth=18, stages=stages)
 
 
 @pytest.mark.parametrize(

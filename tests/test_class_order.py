@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fer.data import folder
+from fer.data.readers import folder
+from fer.data.table import IMAGE_SUFFIXES, DatasetError
 
 
 def tree(root: Path, train: list[str], test: list[str], suffix: str = ".png") -> Path:
@@ -67,3 +68,21 @@ def test_other_files_in_class_folders_are_counted(tmp_path: Path) -> None:
         (tmp_path / "train" / "a" / name).write_bytes(b"")
     (warning,) = folder.read(tmp_path).warnings
     assert warning.startswith("3 images in train/ are left out: 2 with .avif, 1 with .jp2; save them as one of .bmp")
+
+
+def test_one_image_in_another_format_is_counted_whatever_the_case_of_its_suffix(tmp_path: Path) -> None:
+    tree(tmp_path, ["a", "b"], ["a", "b"])
+    (tmp_path / "test" / "b" / "1.AVIF").write_bytes(b"")
+    (warning,) = folder.read(tmp_path).warnings
+    assert warning.startswith("1 image in test/ is left out: 1 with .avif; save them as one of .bmp")
+
+
+def test_a_class_of_images_in_other_formats_only_is_a_fault_that_counts_them(tmp_path: Path) -> None:
+    tree(tmp_path, ["a", "b"], ["a", "b"])
+    (tmp_path / "train" / "a" / "0.png").rename(tmp_path / "train" / "a" / "0.jp2")
+    with pytest.raises(DatasetError, match=r"train/a: no image that is read, but 1 with \.jp2; put images"):
+        folder.read(tmp_path)
+
+
+def test_no_suffix_is_both_read_and_left_out() -> None:
+    assert not IMAGE_SUFFIXES & folder.OTHER_IMAGE_SUFFIXES

@@ -9,10 +9,10 @@ import pytest
 import torch
 from conftest import CHOICES
 
-from fer import launch
-from fer.config import compose
-from fer.prediction_table import read_class_names, read_predictions
-from fer.runs import RunFolder
+from fer.config.compose import compose
+from fer.launch import run_job
+from fer.runs.predictions import read_class_names, read_predictions
+from fer.runs.run_folder import RunFolder
 
 COLUMNS = {
     "scn": {"relabeled_label"},
@@ -31,7 +31,7 @@ def test_training_rows_have_it_and_test_rows_are_empty(method: str, overrides: l
     short = [f"method={method}", "trainer.max_epochs=2", "callbacks=none", "logger=none"]
     if method in ("dividemix", "man"):
         short.append("method.warm_up=1")
-    launch.run(compose([*overrides, *short]), folder.path, {**CHOICES, "method": method})
+    run_job.run(compose([*overrides, *short]), folder.path, {**CHOICES, "method": method})
     with folder.predictions_file.open(newline="") as stream:
         rows = list(csv.DictReader(stream))
     plain = {"split", "file", "clean_label", "given_label", "predicted", "confidence", "importance"}

@@ -24,11 +24,11 @@ from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 from test_methods import overrides_of
 
-from fer import experiment
-from fer.config import CONFIG_DIR, compose
-from fer.instantiation import instantiated
-from fer.launch import resolve
-from fer.runs import RunFolder
+from fer.config.compose import CONFIG_DIR, compose
+from fer.config.instantiate import instantiated
+from fer.launch.run_job import resolve
+from fer.runs.run_folder import RunFolder
+from fer.training import experiment
 
 # Options of these are chosen together with others, in ways of their own: Hydra's own groups, and a user's defaults.
 NOT_GROUPS = {"hydra", "local"}
@@ -161,7 +161,10 @@ def test_experiments_hold_the_published_values(name: str, backbone: str) -> None
     assert (config.augment.size, config.protocol, config.train_samples) == (224, "last5", None)
     assert (config.augment.pixel_noise_probability, config.augment.pixel_noise_variance) == (0.5, 30.0)
     assert (config.augment.erase_probability, config.augment.erase_area) == (0.5, [0.02, 0.25])
-    assert config.data.reader._target_ == "fer.data.raf_db.read" and config.data.reader.expected == [12271, 3068]
+    assert config.data.reader._target_ == "fer.data.readers.raf_db.read" and config.data.reader.expected == [
+        12271,
+        3068,
+    ]
     if name.startswith("eac"):
         assert (config.method._target_, config.method.lam) == ("fer.methods.eac.EAC", 5.0)
         assert (config.method.erase, config.method.forward) == ("released", "two_pass")
@@ -189,6 +192,7 @@ def test_the_presets_choice_of_eacs_views_is_for_eac_alone() -> None:
         ("lde_raf_db", "Adam", 1e-3, 0.0, 128, 80, 5e-4),
         ("ad_corre_raf_db", "Adam", 1e-3, 0.0, 50, 300, 1e-3 * 0.998**150),
         ("dmue_raf_db", "Adam", 1e-4, 1e-4, 72, 36, 1e-5),
+        ("transfer_raf_db", "SGD", 1e-4, 1e-4, 64, 40, 1e-5),
     ],
 )
 def test_rivals_are_trained_as_their_authors_do(
@@ -205,7 +209,32 @@ def test_rivals_are_trained_as_their_authors_do(
         built.step()
         scheduler.step()
     assert built.param_groups[0]["lr"] == pytest.approx(lr_after_half)
-    assert config.data.reader._target_ == "fer.data.raf_db.read" and config.augment.size == 224
+    assert config.data.reader._target_ == "fer.data.readers.raf_db.read"
+    assert config.augment.size == (112 if name == "transfer_raf_db" else 224)
+
+
+def test_transfer_has_the_values_of_its_released_code() -> None:
+    config = compose(["experiment=transfer_raf_db"])
+    optimizer = instantiate(config.optim.optimizer)([torch.nn.Parameter(torch.zeros(1))])
+    scheduler = instantiate(config.optim.scheduler)(optimizer)
+    rates = []
+    for _ in range(config.trainer.max_epochs):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    assert rates == pytest.approx([1e-4] * 15 + [1e-5] * 15 + [1e-6] * 10)
+    augment, method = config.augment, config.method
+    assert (augment.flip_probability, augment.pixel_noise_probability, augment.erase_probability) == (0.5, 0.0, 0.5)
+    assert (augment.erase_area, augment.erase_aspect_law) == ([0.02, 0.4], "uniform")
+    assert augment.erase_aspect == pytest.approx([0.3, 1 / 0.3])
+    assert [255 * mean for mean in augment.mean] == pytest.approx([123.675, 116.28, 103.53])
+    assert [255 * deviation for deviation in augment.std] == pytest.approx([58.395, 57.12, 57.375])
+    assert (method.branches, method.reduction, method.map_drop) == (2, 16, 0.6)
+    assert (method.blocks, method.heads, method.dimensions, method.mlp_ratio) == (8, 8, 768, 3.0)
+    assert (method.head_drop, method.head_drop_kind, method.zero_head) == (0.3, "token", True)
+    with torch.device("meta"):
+        features = instantiate(config.backbone)(torch.empty(1, 3, augment.size, augment.size))
+    assert features.shape == (1, 256, 14, 14)
 
 
 @pytest.mark.parametrize(
@@ -337,7 +366,7 @@ def test_help_and_mistakes_are_answered_at_once_and_leave_no_folder(
     environment = {**os.environ, "PYTHONPATH": str(PROJECT), "FER_CACHE": str(tmp_path / "cache")}
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run(
-        [sys.executable, "-m", "fer.train", *arguments],
+        [sys.executable, "-m", "fer.cli.train", *arguments],
         cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
     after = resource.getrusage(resource.RUSAGE_CHILDREN)

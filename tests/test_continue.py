@@ -22,14 +22,14 @@ from test_kills import Moments, ended
 from test_resume import PowerCut, records
 from test_run_names import run_dir
 
-from fer import continuation, launch
-from fer.config import CONFIG_DIR, compose
-from fer.continued_folder import copy_what_grows
+from fer.config.compose import CONFIG_DIR, compose
 from fer.errors import UserError
-from fer.methods.base import Method
-from fer.reporting.collect import collect
-from fer.runs import RunFolder
-from fer.whole_file import making_folder
+from fer.files.atomic import making_folder
+from fer.launch import continuation, run_job
+from fer.methods.core.method import Method
+from fer.reports.collect import collect
+from fer.runs.run_folder import RunFolder
+from fer.training.continued_folder import copy_what_grows
 
 Continue = Callable[..., Path]
 STOP = [
@@ -173,7 +173,7 @@ def test_what_depends_on_the_number_of_epochs_is_refused(
 ) -> None:
     (method,) = (given.partition("=")[2] for given in settings if given.startswith("method="))
     choices = {"method": method, "backbone": "tiny", "data": "folder", "noise": "symmetric"}
-    launch.run(compose([*overrides, *settings, "trainer.max_epochs=2"]), tmp_path / "run", choices)
+    run_job.run(compose([*overrides, *settings, "trainer.max_epochs=2"]), tmp_path / "run", choices)
     with pytest.raises(UserError, match=says) as refusal:
         go_on(tmp_path / "run", 4)
     assert "train anew" in str(refusal.value).lower()
@@ -223,7 +223,7 @@ def saved(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], None]:
         (entry(logger={"sub_dir": "../.."}), "logger.sub_dir could write anywhere"),
         (entry(trainer={"devices": 10**6}), "say so with trainer.devices=1000000"),
         (entry(callbacks={"x": {"_target_": "os.system", "command": "touch x"}}), "names code that is not known here"),
-        (entry(data={"reader": {"_target_": "fer.data.folder.read", "root": "/none"}}), "data is not there"),
+        (entry(data={"reader": {"_target_": "fer.data.readers.folder.read", "root": "/none"}}), "data is not there"),
     ],
 )
 def test_a_folder_that_cannot_be_continued_is_refused_by_name(
@@ -396,8 +396,8 @@ def test_every_file_of_a_run_is_copied_or_written_at_its_end(tmp_path: Path) -> 
 
 def test_no_method_reads_the_number_of_epochs_without_saying_so() -> None:
     reading = re.compile(r"max_epochs|max_steps|estimated_stepping_batches")
-    for file in (PROJECT / "fer" / "methods").glob("*.py"):
-        assert file.name == "base.py" or not reading.search(file.read_text()), (
+    for file in (PROJECT / "fer" / "methods").rglob("*.py"):
+        assert file.name == "method.py" or not reading.search(file.read_text()), (
             f"{file.name}: read self.total_epochs and state follows_total_epochs = True, so that continue= refuses it"
         )
     for option in (CONFIG_DIR / "method").glob("*.yaml"):

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from fer.data import cli
-from fer.data.copies import Copy, constant_images, find_copies
-from fer.data.demo import draw_face
+from fer.cli import data as data_cli
+from fer.data.images.copies import Copy, constant_images, find_copies
+from fer.data.readers.demo import draw_face
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +83,7 @@ def test_check_tells_of_all_of_them(
     ImageOps.mirror(faces[2]).save(root / "test" / "a" / "mirrored.png")
     again(faces[3], tmp_path, 80).save(root / "train" / "a" / "other_label.png")
     Image.new("RGB", (100, 100), "gray").save(root / "train" / "a" / "empty.png")
-    assert cli.main(["check", "data=folder", f"data.root={root}", f"cache_dir={tmp_path / 'cache'}"]) == 0
+    assert data_cli.main(["check", "data=folder", f"data.root={root}", f"cache_dir={tmp_path / 'cache'}"]) == 0
     printed = capsys.readouterr().out
     assert "2 test images are also training images, re-encoded or mirrored (1)" in printed
     assert "test/a/mirrored.png = train/a/2.png" in printed

@@ -12,12 +12,12 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from fer.csv_files import CsvReader, CsvWriter
-from fer.inference.classified import ClassifiedFace, CsvFaces
+from fer.files.csv_files import CsvReader, CsvWriter, write_table
 from fer.inference.faces import Face
+from fer.inference.outputs import ClassifiedFace, CsvFaces
 from fer.inference.photographs import Scene
-from fer.prediction_table import read_class_names, read_given_labels, read_predictions
-from fer.runs import RunFolder
+from fer.runs.predictions import read_class_names, read_given_labels, read_predictions
+from fer.runs.run_folder import RunFolder
 
 FORMULAS = ("=1+1", "+1+1", "-1+1", "@SUM(1)", "\t=1", "\r=1", "\n=1", "＝1", "=cmd|' /C calc'!A0", "'=1", "''@x")
 
@@ -64,8 +64,8 @@ def test_a_run_with_such_names_is_read_back(tmp_path: Path) -> None:
         for split in ("test", "train")
         for name in names
     ]
-    folder.write_table(folder.predictions_file, header, rows)
-    folder.write_table(
+    write_table(folder.predictions_file, header, rows)
+    write_table(
         folder.noise_file, ["file", "clean_label", "given_label"], [[row[1], row[2], row[3]] for row in rows[3:]]
     )
     assert read_class_names(folder) == names

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fer.data import folder, noise
-from fer.data.cli import main
+from fer.cli.data import main
+from fer.data import noise
+from fer.data.readers import folder
 
 pytestmark = pytest.mark.measured
 
@@ -47,7 +48,7 @@ def test_check_reads_every_file_and_every_pixel(
 ) -> None:
     def said() -> tuple[str, str]:
         done = subprocess.run(
-            [sys.executable, "-m", "fer.data.cli", "check", *overrides],
+            [sys.executable, "-m", "fer.cli.data", "check", *overrides],
             cwd=Path(__file__).parent.parent, capture_output=True, text=True, check=True,
         )  # fmt: skip
         return done.stdout, done.stderr
@@ -204,5 +205,5 @@ def test_demo_writes_faces_that_check_accepts(tmp_path: Path, capsys: pytest.Cap
 
 
 def test_torch_is_not_needed_to_check_data() -> None:
-    code = "import sys, fer.data.cli; sys.exit('torch' in sys.modules)"
+    code = "import sys, fer.cli.data; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parent.parent).returncode == 0

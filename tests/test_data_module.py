@@ -15,9 +15,10 @@ from conftest import Train
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fer.batch import Batch
-from fer.data import folder, noise
-from fer.data.module import FaceDataModule
+from fer.data import noise
+from fer.data.loading.datamodule import FaceDataModule
+from fer.data.readers import folder
+from fer.views.batch import Batch
 
 pytestmark = pytest.mark.measured
 

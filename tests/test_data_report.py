@@ -23,15 +23,16 @@ from hypothesis import strategies as st
 from PIL import Image
 from rich.console import Console
 
-from fer.data import decode as decode_module
-from fer.data import folder, noise, raf_db
-from fer.data.cli import main
-from fer.data.index import DatasetError, SampleTable
-from fer.data.module import FaceDataModule
-from fer.data.prepare import PreparedData, prepare, read_labels
+from fer.cli.data import main
+from fer.data import noise
+from fer.data.images import decode as decode_module
+from fer.data.loading.datamodule import FaceDataModule
+from fer.data.loading.prepare import PreparedData, prepare, read_labels
+from fer.data.readers import folder, raf_db
+from fer.data.table import DatasetError, SampleTable
 from fer.errors import UserError
-from fer.reporting.run_summary import print_run
-from fer.runs import RunFolder
+from fer.reports.run_summary import print_run
+from fer.runs.run_folder import RunFolder
 
 pytestmark = pytest.mark.measured
 

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from fer.data import demo, raf_db
-from fer.data.index import DatasetError
+from fer.data.readers import demo, raf_db
+from fer.data.table import DatasetError
 
 pytestmark = pytest.mark.measured
 

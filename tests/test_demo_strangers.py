@@ -19,9 +19,9 @@ from conftest import CHOICES
 from demo_pages import API, LOOPBACK, MULTIPART, Server, part, start
 from PIL import Image
 
-from fer import launch
-from fer.config import compose
-from fer.runs import RunFolder
+from fer.config.compose import compose
+from fer.launch import run_job
+from fer.runs.run_folder import RunFolder
 
 pytest.importorskip("gradio", reason='the page needs Gradio: pip install -e ".[demo]"')
 
@@ -32,7 +32,7 @@ JSON = {"Content-Type": "application/json"}
 @pytest.fixture(scope="module")
 def run(overrides: list[str], tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     folder = tmp_path_factory.mktemp("strangers") / "run"
-    launch.run(compose(overrides), folder, CHOICES)
+    run_job.run(compose(overrides), folder, CHOICES)
     return RunFolder(folder)
 
 

@@ -11,10 +11,10 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fer import experiment
-from fer.config import compose
-from fer.launch import resolve
-from fer.runs import RunFolder
+from fer.config.compose import compose
+from fer.launch.run_job import resolve
+from fer.runs.run_folder import RunFolder
+from fer.training import experiment
 
 # Methods that treat the first epochs alike.
 ACTING = {"man": ["method.warm_up=0"]}

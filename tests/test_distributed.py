@@ -26,12 +26,13 @@ from test_diverging import spoil
 from test_storage_faults import LAST, lift_limit, room_for
 from torch import Tensor
 
-from fer import experiment, launch
-from fer.callbacks.run_writer import COSTS
-from fer.cam_record import read_cam_records
-from fer.config import compose
+from fer.config.compose import compose
 from fer.errors import RunFailed, TrainingError
-from fer.runs import RunFolder
+from fer.launch import run_job
+from fer.runs.cams import read_cam_records
+from fer.runs.run_folder import RunFolder
+from fer.training import experiment
+from fer.training.callbacks.epoch_records import COSTS
 
 TWENTY_STEPS = ["batch_size=32", "train_samples=51", "trainer.max_epochs=10"]  # 32 and 19 an epoch: uneven shares
 THREE_RANKS = ["batch_size=30", "train_samples=50", "trainer.max_epochs=3"]  # 20 samples in the last batch: 7, 7, 6
@@ -43,7 +44,7 @@ TrainOn = Callable[..., RunFolder]
 
 
 def train(folder: Path, overrides: list[str], choices: dict[str, Any] = CHOICES) -> dict[str, Any] | None:
-    return launch.run(compose(overrides), folder, choices)
+    return run_job.run(compose(overrides), folder, choices)
 
 
 @pytest.fixture(scope="module")
@@ -151,7 +152,7 @@ def pictures(folder: RunFolder, tag: str) -> list[tuple[int, bytes]]:
 
 
 def start_method_of_workers(overrides: list[str], folder: Path) -> str:
-    built = experiment.build(launch.resolve(compose(overrides), CHOICES), RunFolder(folder), for_training=False)
+    built = experiment.build(run_job.resolve(compose(overrides), CHOICES), RunFolder(folder), for_training=False)
     loader = built.datamodule.train_dataloader()
     assert loader.num_workers == 2
     return str(loader.multiprocessing_context.get_start_method())
@@ -376,7 +377,7 @@ def test_no_rank_outlives_the_process_that_started_it(
 ) -> None:
     diary = tmp_path / "diary"
     kill = ["+callbacks.kill._target_=test_distributed.Kill", f"+callbacks.kill.diary={diary}"]
-    command = [sys.executable, "-m", "fer.train", *on_two, *kill, "+callbacks.kill.parent=true"]
+    command = [sys.executable, "-m", "fer.cli.train", *on_two, *kill, "+callbacks.kill.parent=true"]
     paths = os.pathsep.join([str(PROJECT), str(PROJECT / "tests")])
     environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
     ended = subprocess.run(

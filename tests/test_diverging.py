@@ -11,7 +11,7 @@ import torch
 from conftest import Train
 
 from fer.errors import TrainingError
-from fer.runs import RunFolder
+from fer.runs.run_folder import RunFolder
 
 
 class Spoil(L.Callback):

@@ -16,12 +16,12 @@ from torch.func import functional_call
 from torch.nn import functional as F
 from transcription import assert_equal_to
 
-from fer.batch import Batch
-from fer.methods.base import Method
 from fer.methods.ce import CrossEntropy
+from fer.methods.core.method import Method
 from fer.methods.eac import attention_consistency_loss
 from fer.models.cam import class_activation_maps
 from fer.models.network import FaceNetwork
+from fer.views.batch import Batch
 from fer.views.flip import mirror
 
 SEEDS = st.integers(0, 2**32 - 1)

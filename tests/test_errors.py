@@ -15,7 +15,7 @@ from conftest import PROJECT, Train
 from hydra.errors import HydraException
 from torch import nn
 
-from fer.data import cli as data_cli
+from fer.cli import data as data_cli
 from fer.errors import UserError
 
 
@@ -195,7 +195,7 @@ def test_foreign_files_in_a_refused_folder_are_kept(train: Train, tmp_path: Path
         ("evaluate", "run=nowhere", "nowhere holds no finished run"),
         ("export", "outptu=x", r"did you mean output\?"),
         ("predict", "image=x", r"did you mean images\?"),
-        ("web_demo", "prot=1", r"did you mean port\?"),
+        ("demo_app", "prot=1", r"did you mean port\?"),
     ],
 )
 def test_command_lines_are_answered_in_one_line_and_leave_nothing(
@@ -205,7 +205,7 @@ def test_command_lines_are_answered_in_one_line_and_leave_nothing(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", [program, *command.split()])
     with pytest.raises(SystemExit) as end:
-        importlib.import_module(f"fer.{program}").main()
+        importlib.import_module(f"fer.cli.{program}").main()
     said = capsys.readouterr().err.strip()
     assert end.value.code == 2
     assert re.search(message, said) and "\n" not in said
@@ -216,7 +216,7 @@ def test_a_traceback_is_shown_to_who_asks_for_it(tmp_path: Path, monkeypatch: py
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
     monkeypatch.setattr(sys, "argv", ["train", "metod=ce"])
     with pytest.raises(HydraException):
-        importlib.import_module("fer.train").main()
+        importlib.import_module("fer.cli.train").main()
 
 
 def test_fer_data_explains_as_the_others_do(capsys: pytest.CaptureFixture[str]) -> None:
@@ -225,7 +225,7 @@ def test_fer_data_explains_as_the_others_do(capsys: pytest.CaptureFixture[str]) 
 
 
 def test_command_line_says_what_is_wrong_in_one_message(overrides: list[str], tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "fer.train", *overrides, "data.root=nowhere", f"output_dir={tmp_path / 'out'}"]
+    command = [sys.executable, "-m", "fer.cli.train", *overrides, "data.root=nowhere", f"output_dir={tmp_path / 'out'}"]
     environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 2

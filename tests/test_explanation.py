@@ -13,20 +13,20 @@ from small_methods import build, raw_images
 from test_methods import METHODS, overrides_of
 from torch import nn
 
-from fer import experiment
-from fer.config import compose
+from fer.config.compose import compose
 from fer.errors import UserError
-from fer.finished_run import trained
-from fer.launch import resolve
+from fer.launch.run_job import resolve
 from fer.methods.ce import CrossEntropy
 from fer.methods.co_teaching import CoTeaching
+from fer.methods.core.explain import explain, pooled_features
 from fer.methods.dmue import DMUE
-from fer.methods.explanation import explain, pooled_features
 from fer.methods.ran import RAN
 from fer.models.backbones import mobilenet_v2, resnet, tiny
 from fer.models.cam import class_activation_maps
-from fer.prediction_table import read_given_labels
-from fer.runs import RunFolder, RunFolderError
+from fer.runs.predictions import read_given_labels
+from fer.runs.run_folder import RunFolder, RunFolderError
+from fer.training import experiment
+from fer.training.finished_run import trained
 
 
 @pytest.mark.parametrize(

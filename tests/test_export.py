@@ -19,7 +19,7 @@ from fer.inference.faces import STANDARD_TEMPLATE
 from fer.inference.model import RunModel
 from fer.inference.onnx_model import OnnxError, OnnxModel, export
 from fer.inference.open_model import open_model
-from fer.runs import RunFolder
+from fer.runs.run_folder import RunFolder
 
 # A linear classifier, the mean of two networks, a scaled head, a head of its own.
 METHODS = ["eac", "man", "scn", "ran"]

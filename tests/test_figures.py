@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import html
+import json
 import math
 import shutil
 import subprocess
@@ -20,21 +21,22 @@ import torch
 from conftest import CHOICES
 from PIL import Image
 
-from fer import launch, report
-from fer.cam_record import CamRecord, read_cam_records
-from fer.config import compose
+from fer.cli import report
+from fer.config.compose import compose
 from fer.errors import UserError
-from fer.figures.cam_grid import Track, cam_grid, pages
-from fer.figures.confusion import confusion_counts, confusion_figure
-from fer.figures.draw import draw_figures
-from fer.figures.features import in_the_plane
-from fer.figures.reliability import reliability
-from fer.figures.suspects import precision, suspect_rows
-from fer.metrics import CALIBRATION_BINS
-from fer.prediction_table import SplitTable, read_class_names, read_predictions
-from fer.reporting.collect import collect
-from fer.reporting.table import arrange
-from fer.runs import RunFolder, RunFolderError
+from fer.launch import run_job
+from fer.methods.core.metrics import CALIBRATION_BINS
+from fer.reports.collect import collect
+from fer.reports.figures.all_figures import draw_figures
+from fer.reports.figures.cam_grid import Track, cam_grid, pages
+from fer.reports.figures.confusion import confusion_counts, confusion_figure
+from fer.reports.figures.features import in_the_plane
+from fer.reports.figures.reliability import reliability
+from fer.reports.figures.suspects import precision, suspect_rows
+from fer.reports.table import arrange
+from fer.runs.cams import CamRecord, read_cam_records
+from fer.runs.predictions import SplitTable, read_class_names, read_predictions
+from fer.runs.run_folder import RunFolder, RunFolderError
 from fer.views.heatmaps import overlay
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -50,7 +52,7 @@ def trained(overrides: list[str], tmp_path_factory: pytest.TempPathFactory) -> P
     for run in RUNS:
         method, seed = run.split("/seed")
         choices = {**CHOICES, "method": method}
-        launch.run(compose([*overrides, f"method={method}", f"seed={seed}"]), root / run, choices)
+        run_job.run(compose([*overrides, f"method={method}", f"seed={seed}"]), root / run, choices)
     return root
 
 
@@ -121,9 +123,28 @@ def test_every_figure_is_drawn_as_png_and_as_svg_with_its_pictures_inside(drawn:
         links = [node.get(XLINK, "") for node in root.iter(f"{SVG}image")]
         assert root.tag == f"{SVG}svg" and all(link.startswith("data:image/png;base64,") for link in links)
         assert links or file.name.startswith(("reliability", "features"))
-        said = " ".join(shown_texts(file))
+        said = " ".join(" ".join(shown_texts(file)).split())
         assert "noise symmetric 0.3" in said and "seed" in said
+        assert ("after epochs 1 to 3" if file.name.startswith("cams") else "after epoch 3, the last") in said
     assert not [*drawn.glob(".*")]
+
+
+def test_figures_of_a_selected_epoch_say_which_one_it_is(runs: Path, tmp_path: Path) -> None:
+    for seed, selected in (("seed0", 0), ("seed1", 1)):
+        run = runs / "eac" / seed
+        (run / "config.yaml").write_text(
+            (run / "config.yaml").read_text().replace("protocol: last5", "protocol: holdout")
+        )
+        result = json.loads((run / "result.json").read_text())
+        (run / "result.json").write_text(json.dumps({**result, "selected_epoch": {"epoch": selected}}))
+        shutil.copy(run / "checkpoints" / "last.ckpt", run / "checkpoints" / "best.ckpt")
+    names, _ = draw(runs, tmp_path / "figures", "--where", "method=eac")
+    for name in names - {"cams-predicted-eac-seed0"}:
+        said = " ".join(" ".join(shown_texts(tmp_path / "figures" / f"{name}.svg")).split())
+        several = name.startswith("confusion")
+        epochs = "after epochs 1 to 2, each" if several else "after epoch 1,"
+        assert f"{epochs} selected on held-out training samples" in said, name
+    assert len(names) == 5
 
 
 def test_the_confusion_matrix_is_counted_from_the_file(trained: Path, drawn: Path) -> None:
@@ -346,7 +367,7 @@ def test_any_class_name_is_drawn_as_it_is(shapes: Path, overrides: list[str], tm
         for name, hostile in names.items():
             shutil.copytree(shapes / split / name, tmp_path / "data" / split / hostile)
     more = [f"data.root={tmp_path / 'data'}", "method=ce", "trainer.max_epochs=1"]
-    launch.run(compose([*overrides, *more]), tmp_path / "runs" / "ce" / "seed0", {**CHOICES, "method": "ce"})
+    run_job.run(compose([*overrides, *more]), tmp_path / "runs" / "ce" / "seed0", {**CHOICES, "method": "ce"})
     drawn, _ = draw(tmp_path / "runs", tmp_path / "figures")
     assert len(drawn) == 5
     for kind in ("confusion", "features", "cams-predicted"):
@@ -355,7 +376,7 @@ def test_any_class_name_is_drawn_as_it_is(shapes: Path, overrides: list[str], tm
 
 
 def test_a_report_without_figures_imports_nothing_heavy(trained: Path) -> None:
-    program = f"import sys; from fer import report; report.main([{str(trained)!r}]); print(sorted(sys.modules))"
+    program = f"import sys; from fer.cli import report; report.main([{str(trained)!r}]); print(sorted(sys.modules))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert "'fer.reporting.table'" in done.stdout
+    assert "'fer.reports.table'" in done.stdout
     assert not any(f"'{package}'" in done.stdout for package in ("torch", "matplotlib", "sklearn", "lightning"))

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fer.data import folder
-from fer.data.index import DatasetError
+from fer.data.readers import folder
+from fer.data.table import DatasetError
 
 pytestmark = pytest.mark.measured
 

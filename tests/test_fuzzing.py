@@ -29,18 +29,18 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from fer import launch
-from fer.config import CONFIG_DIR, composing
+from fer.config.compose import CONFIG_DIR, composing
+from fer.config.value_check import check_values
 from fer.data import noise
-from fer.data.index import DatasetError, SampleTable
 from fer.data.label_list import read_label_list
+from fer.data.table import DatasetError, SampleTable
 from fer.errors import ConfigError
-from fer.models import numpy_pickle
+from fer.launch import run_job
 from fer.models.backbones import tiny
-from fer.models.pickle_machine import UnsafePickleError
-from fer.models.pickle_stream import DamagedPickleError
-from fer.models.weights import WeightsError, load_backbone_weights
-from fer.value_check import check_values
+from fer.models.weights import numpy_pickle
+from fer.models.weights.load import WeightsError, load_backbone_weights
+from fer.models.weights.pickle_machine import UnsafePickleError
+from fer.models.weights.pickle_stream import DamagedPickleError
 
 # ---- Label lists -------------------------------------------------------------------------------------------------
 
@@ -318,7 +318,7 @@ def checked(config: DictConfig) -> str:
     assert isinstance(folder, str)
     with open_dict(config):
         del config["hydra"]
-    check_values(launch.resolve(config, choices), ranks_exist=False)
+    check_values(run_job.resolve(config, choices), ranks_exist=False)
     return "accepted"
 
 

@@ -22,23 +22,23 @@ from conftest import Train
 from fuzzed import ODD_TEXT, few_or, outcomes
 
 from fer.errors import UserError
-from fer.finished_run import trained
+from fer.files.visible_text import visible
 from fer.inference.faces import STANDARD_TEMPLATE
 from fer.inference.model import RunModel
 from fer.inference.onnx_metadata import MetadataError, check_signature, read_metadata
 from fer.inference.onnx_model import OnnxModel, export
-from fer.kept_config import ReadingOptions, check_data_root, read_kept_config
-from fer.reporting.collect import collect
-from fer.reporting.document import Document, notes, results_grid
-from fer.reporting.formats import RENDERERS
-from fer.reporting.long_form import long_form
-from fer.reporting.table import arrange
-from fer.runs import RunFolder
-from fer.visible_text import visible
+from fer.reports.collect import collect
+from fer.reports.csv_export import long_form
+from fer.reports.document import Document, notes, results_grid
+from fer.reports.formats import RENDERERS
+from fer.reports.table import arrange
+from fer.runs.run_folder import RunFolder
+from fer.training.finished_run import trained
+from fer.training.kept_config import ReadingOptions, check_data_root, read_kept_config
 
 TARGETS = (
-    "os.system", "subprocess.run", "builtins.eval", "torch.load", "fer.data.demo.write", "", ".", "a.b",
-    "fer.data.demo.read", "fer.methods.ce.CrossEntropy", "fer.models.backbones.tiny", "torch.optim.Adam",
+    "os.system", "subprocess.run", "builtins.eval", "torch.load", "fer.data.readers.demo.write", "", ".", "a.b",
+    "fer.data.readers.demo.read", "fer.methods.ce.CrossEntropy", "fer.models.backbones.tiny", "torch.optim.Adam",
     "fer.views.augmentation.Augmentation", "lightning.pytorch.Trainer", "site.addsitedir", "numpy.load",
     "pathlib.Path.touch",
 )  # fmt: skip

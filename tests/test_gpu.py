@@ -11,12 +11,13 @@ import torch
 from conftest import CHOICES
 from test_device_waits import Watch
 
-from fer import experiment, launch
-from fer.batch import Batch
-from fer.callbacks.run_writer import COSTS
-from fer.config import CONFIG_DIR, compose
-from fer.launch import resolve
-from fer.runs import RunFolder
+from fer.config.compose import CONFIG_DIR, compose
+from fer.launch import run_job
+from fer.launch.run_job import resolve
+from fer.runs.run_folder import RunFolder
+from fer.training import experiment
+from fer.training.callbacks.epoch_records import COSTS
+from fer.views.batch import Batch
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
@@ -70,7 +71,7 @@ def test_steps_do_not_wait_for_the_gpu(method: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("more", [[], ["trainer.precision=bf16-mixed"], *COMPILED])
 def test_the_same_command_gives_the_same_records(more: list[str], overrides: list[str], tmp_path: Path) -> None:
     for name in ("first", "second"):
-        launch.run(compose([*overrides, *GPU, *more]), tmp_path / name, CHOICES)
+        run_job.run(compose([*overrides, *GPU, *more]), tmp_path / name, CHOICES)
     assert records(tmp_path / "first") == records(tmp_path / "second")
     assert RunFolder(tmp_path / "first").records()[0]["gpu_memory_gib"] > 0
 
@@ -81,8 +82,8 @@ def test_what_is_compiled_trains_and_evaluates_as_before(
     method: str, more: list[str], overrides: list[str], tmp_path: Path
 ) -> None:
     values = [*overrides, *GPU, f"method={method}", "trainer.max_epochs=2"]
-    eager = launch.run(compose([*values, *[m for m in more if "compile" not in m]]), tmp_path / "eager", CHOICES)
-    compiled = launch.run(compose([*values, *more]), tmp_path / "compiled", CHOICES)
+    eager = run_job.run(compose([*values, *[m for m in more if "compile" not in m]]), tmp_path / "eager", CHOICES)
+    compiled = run_job.run(compose([*values, *more]), tmp_path / "compiled", CHOICES)
     assert eager is not None and compiled is not None
     first, second = (records(tmp_path / name)[0] for name in ("eager", "compiled"))
     assert second["train/loss"] == pytest.approx(first["train/loss"], rel=0.05)

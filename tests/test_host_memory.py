@@ -12,7 +12,7 @@ from conftest import PROJECT
 FAULTS = """
 import resource
 import torch
-from fer.host_memory import give_back_freed_memory, keep_freed_memory
+from fer.launch.malloc import give_back_freed_memory, keep_freed_memory
 
 def faults():
     torch.ones(128, 2**20)  # the largest of a step

@@ -20,11 +20,11 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from stored_faces import SIZE, make_faces, open_store, picture, table_of
 
-from fer.data import content_hashes, store_building, store_files
-from fer.data import decode as decode_module
-from fer.data.decode import ImageFault, decode
-from fer.data.index import DatasetError
-from fer.data.store import ImageStore
+from fer.data.images import content_hashes, store_building, store_files
+from fer.data.images import decode as decode_module
+from fer.data.images.decode import ImageFault, decode
+from fer.data.images.store import ImageStore
+from fer.data.table import DatasetError
 from fer.errors import ConfigError
 
 pytestmark = pytest.mark.measured
@@ -296,7 +296,7 @@ OPEN = """
 import sys
 from pathlib import Path
 import numpy as np
-from fer.data.index import SampleTable
+from fer.data.table import SampleTable
 from fer.data import store
 from fer.errors import ConfigError
 built, build = [], store.build

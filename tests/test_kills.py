@@ -18,9 +18,9 @@ import pytest
 from conftest import Train
 from test_resume import PowerCut, assert_same_outcome
 
-from fer.checkpoints import read_checkpoint
-from fer.reporting.collect import collect
-from fer.runs import RunFolder
+from fer.reports.collect import collect
+from fer.runs.run_folder import RunFolder
+from fer.training.checkpoints import read_checkpoint
 
 pytestmark = pytest.mark.slow
 

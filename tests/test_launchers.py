@@ -14,7 +14,7 @@ from conftest import Train
 from sweeping import Command, assert_all_end, run, times_trained, wait_until
 from test_resume import EPOCHS, assert_same_outcome
 
-from fer.runs import RunFolder
+from fer.runs.run_folder import RunFolder
 
 GRID = [("ce", 0), ("ce", 1), ("eac", 0), ("eac", 1)]
 ALL_EPOCHS = [f"{epoch + 1}/{EPOCHS}" for epoch in range(EPOCHS)]
@@ -110,7 +110,7 @@ def test_two_machines_give_the_result_of_two_devices(machines: list[str], overri
         program = [
             "ip", "netns", "exec", machine, sys.executable, "-m", "torch.distributed.run", "--nnodes=2",
             "--nproc-per-node=1", f"--node-rank={rank}", f"--master-addr={HEAD}", "--master-port=29555",
-            "-m", "fer.train",
+            "-m", "fer.cli.train",
         ]  # fmt: skip
         arguments = [*overrides, "trainer.num_nodes=2", f"output_dir={output}"]
         launched.append(Command(arguments, tmp_path, program, GLOO_SOCKET_IFNAME="eth0"))

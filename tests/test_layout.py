@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from fer.data import demo, raf_db
-from fer.data.index import DatasetError
 from fer.data.label_list import read_label_list
+from fer.data.readers import demo, raf_db
+from fer.data.table import DatasetError
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import html
+import io
+import json
+import logging
 import os
 import re
 import shutil
@@ -19,16 +23,20 @@ from conftest import CHOICES, PROJECT
 from hypothesis import given
 from hypothesis import strategies as st
 from lightning.pytorch.loggers import TensorBoardLogger
+from rich.console import Console
 from run_folders import write_run
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugin_util import markdown_to_safe_html
 
-from fer import launch, report
-from fer.callbacks.run_card import RunCard
-from fer.config import compose
-from fer.reporting import formats
-from fer.reporting.document import Document, Entry, Grid
-from fer.visible_text import visible_name
+from fer.cli import report
+from fer.config.compose import compose
+from fer.files import terminal
+from fer.files.visible_text import visible_name
+from fer.launch import run_job
+from fer.reports import formats
+from fer.reports.document import Document, Entry, Grid
+from fer.reports.run_summary import print_run
+from fer.training.callbacks.run_card import RunCard
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 MARKUP = (
@@ -81,7 +89,7 @@ def strange_run(overrides: list[str], shapes: Path, tmp_path_factory: pytest.Tem
             shutil.copytree(source, root / "data" / split / class_name(name))
     folder = root / "[a](javascript:alert(1)) <img src=x>" / "**run**"
     options = [f"data.root={root / 'data'}", "logger=tensorboard"]
-    launch.run(compose([*overrides, *options]), folder, CHOICES)
+    run_job.run(compose([*overrides, *options]), folder, CHOICES)
     return folder
 
 
@@ -119,6 +127,41 @@ def test_markdown_reports_show_names_as_text(texts: list[str]) -> None:
     assert {child.type for token in inline[1:] for child in token.children} <= {"text", "text_special"}
     clean = [" ".join(text.split()) for text in (field, f"x{note}")]
     assert seen[3] == clean[0] and clean[1] in seen
+
+
+@pytest.mark.parametrize("name", ["[red]x[/red]", "[/]", "[bold]", "<b>", "a|b", "50%_x&y", ":smile:", "`$x$`\\"])
+def test_reports_show_names_as_text(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = {"choices.method": name, "choices.data": name}
+    folder = write_run(tmp_path / name, settings)
+    result = json.loads((folder / "result.json").read_text())
+    result["metrics"][f"test/recall/{name}"] = 0.5
+    (folder / "result.json").write_text(json.dumps(result))
+    write_run(tmp_path / f"{name} failed", {**settings, "seed": 1}, state="failed")
+    written = {
+        "terminal": name,
+        "markdown": formats._markdown(name),
+        "latex": formats._latex(name),
+        "html": html.escape(name),
+    }
+    for chosen, shown in written.items():
+        report.main([str(tmp_path), "--metric", f"test/recall/{name}", "--format", chosen])
+        said = capsys.readouterr().out
+        assert f"{shown} " in said and f"test/recall/{shown}" in "".join(said.split("\n")), chosen
+        # LaTeX has notes as comments, in which nothing means anything.
+        assert f"{name if chosen == 'latex' else shown} failed: RuntimeError" in " ".join(said.split()), chosen
+    console = Console(record=True, file=io.StringIO(), width=300)
+    print_run(folder, {**result, "choices": {**result["choices"], "experiment": None}}, console)
+    said = " ".join(console.export_text().split())
+    assert f"{name} · resnet18 · {name} · noise symmetric" in said and f"│ recall {name} │" in said
+    assert f"fer-eval run={visible_name(folder)}" in said
+
+
+def test_the_log_shows_names_as_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    console = Console(record=True, file=io.StringIO(), width=300)
+    monkeypatch.setattr("rich.get_console", lambda: console)
+    for name in ("[red]x[/red]", "[/]", ":smile:"):
+        terminal._AboveTheBar().emit(logging.LogRecord("fer", logging.INFO, "", 0, "%s", (name,), None))
+        assert console.export_text().strip() == name
 
 
 def test_math_links_and_strikes_are_escaped_in_markdown() -> None:

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fer.batch import Batch
-from fer.metrics import EvaluationMetrics, TrainingStatistics
+from fer.methods.core.metrics import EvaluationMetrics, TrainingStatistics
+from fer.views.batch import Batch
 
 NAMES = tuple("abcdefg")
 K = len(NAMES)

@@ -15,9 +15,9 @@ from numpy.typing import ArrayLike
 from scipy.stats import chisquare
 
 from fer.data import noise
-from fer.data.index import DatasetError, SampleTable
 from fer.data.label_list import read_label_list, write_label_list
-from fer.data.raf_db import CLASS_NAMES
+from fer.data.readers.raf_db import CLASS_NAMES
+from fer.data.table import DatasetError, SampleTable
 
 pytestmark = pytest.mark.measured
 

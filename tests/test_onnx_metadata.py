@@ -19,7 +19,7 @@ from fer.inference.faces import STANDARD_TEMPLATE, template_fault
 from fer.inference.model import RunModel
 from fer.inference.onnx_metadata import MetadataError, check_signature, read_metadata
 from fer.inference.onnx_model import OnnxError, OnnxModel, export
-from fer.runs import RunFolder
+from fer.runs.run_folder import RunFolder
 
 GOOD: dict[str, Any] = {
     "class_names": ["a", "b", "c"], "image_size": 32, "view_size": 32, "mean": [0.5, 0.5, 0.5], "std": [0.2, 0.2, 0.2],

@@ -13,13 +13,13 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image
 
-from fer import report
-from fer.data import cli
+from fer.cli import data as data_cli
+from fer.cli import report
 from fer.errors import ConfigError, UserError
-from fer.inference.prediction_job import PredictionJob
-from fer.output_files import Inputs, check_output, distinct_names
-from fer.runs import RunFolder, RunFolderError
-from fer.whole_file import open_lock, open_to_append
+from fer.files.atomic import open_lock, open_to_append
+from fer.inference.photo_job import PredictionJob
+from fer.runs.output_files import Inputs, check_output, distinct_names
+from fer.runs.run_folder import RunFolder, RunFolderError
 
 OPTIONS: dict[str, Any] = {
     "model": None, "detect": "off", "least_score": 0.8, "overwrite": False, "overlays": None, "cam": True,
@@ -174,10 +174,10 @@ def test_the_contact_sheet_follows_no_link(tmp_path: Path) -> None:
     mine = tmp_path / "mine.txt"
     mine.write_text("mine")
     arguments = ["demo", str(tmp_path / "demo"), "--train", "2", "--test", "1"]
-    assert cli.main(arguments) == 0
+    assert data_cli.main(arguments) == 0
     (tmp_path / "demo" / "contact_sheet.png").unlink()
     (tmp_path / "demo" / "contact_sheet.png").symlink_to(mine)
-    assert cli.main(arguments) == 0
+    assert data_cli.main(arguments) == 0
     assert mine.read_text() == "mine"
 
 

@@ -74,7 +74,7 @@ def test_wheel_holds_the_package_and_its_configuration_and_nothing_else(wheel: P
         names = {name for name in archive.namelist() if ".dist-info/" not in name}
         facts = {Path(name).name for name in archive.namelist() if ".dist-info/" in name}
     expected = {file.relative_to(PROJECT).as_posix() for file in (PROJECT / "fer").rglob("*.py")}
-    expected |= {"fer/reporting/published.csv", "fer/py.typed"}
+    expected |= {"fer/reports/published.csv", "fer/py.typed"}
     expected |= {f"fer/conf/{file.relative_to(PROJECT / 'conf').as_posix()}" for file in _configuration()}
     assert names >= expected, "missing"
     assert names <= expected, "packed, but not part of the package: narrow down [tool.hatch.build.targets.wheel]"
@@ -82,7 +82,7 @@ def test_wheel_holds_the_package_and_its_configuration_and_nothing_else(wheel: P
 
 
 def test_installed_program_composes_the_packaged_configuration(installed: Path, tmp_path: Path) -> None:
-    code = "import fer.config; print(fer.config.CONFIG_DIR); print(fer.config.compose(['method=ce']).method._target_)"
+    code = "from fer.config import compose as c; print(c.CONFIG_DIR, c.compose(['method=ce']).method._target_)"
     folder, target = run(installed / "python", "-c", code, cwd=tmp_path).split()
     assert Path(folder).is_relative_to(installed.parent)
     assert target == "fer.methods.ce.CrossEntropy"
@@ -142,7 +142,7 @@ def test_another_projects_fer_in_the_same_environment_is_told(tmp_path: Path) ->
     facts = tmp_path / "fer-25.10.3.dist-info"
     facts.mkdir()
     (facts / "METADATA").write_text("Metadata-Version: 2.1\nName: fer\nVersion: 25.10.3\n")
-    command = [sys.executable, "-m", "fer.report", str(tmp_path)]
+    command = [sys.executable, "-m", "fer.cli.report", str(tmp_path)]
     environment = {**os.environ, "PYTHONPATH": f"{PROJECT}{os.pathsep}{tmp_path}"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 2 and "another project's package, fer 25.10.3" in done.stderr

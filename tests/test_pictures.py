@@ -20,17 +20,17 @@ from tensorboard.compat.tensorflow_stub import pywrap_tensorflow
 from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 from test_resume import PowerCut, assert_same_outcome
 
-from fer import drawing, experiment
-from fer.callbacks import pictures
-from fer.callbacks.pictures import Pictures
-from fer.callbacks.showing import Showing
-from fer.cam_record import read_cam_records
-from fer.data.shown_faces import evenly_spread, shown_test_faces, shown_wrong_labels
-from fer.drawing import confusion_matrix, rows_of_images
 from fer.errors import ConfigError
-from fer.finished_run import trained
-from fer.methods.explanation import explain, pooled_features
-from fer.runs import RunFolder
+from fer.methods.core.explain import explain, pooled_features
+from fer.runs.cams import read_cam_records
+from fer.runs.run_folder import RunFolder
+from fer.training import experiment
+from fer.training.callbacks import pictures, tiles
+from fer.training.callbacks.pictures import Pictures
+from fer.training.callbacks.shown_faces import evenly_spread, shown_test_faces, shown_wrong_labels
+from fer.training.callbacks.tensorboard import Showing
+from fer.training.callbacks.tiles import confusion_matrix, rows_of_images
+from fer.training.finished_run import trained
 from fer.views.flip import mirror
 
 CLASSES = ("bar", "disc", "line")
@@ -337,7 +337,7 @@ def test_event_files_have_the_checksums_that_tensorboard_computes(content: bytes
 def test_no_epoch_waits_for_letters(
     protocol: str, train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    drawn = (drawing._word, drawing._numbered_cell)
+    drawn = (tiles._word, tiles._numbered_cell)
     before, after = [], []
     show = Pictures.on_train_epoch_end
 

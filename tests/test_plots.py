@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import re
 from pathlib import Path
 from xml.etree import ElementTree
@@ -12,10 +13,10 @@ import pytest
 from PIL import Image
 from run_folders import EPOCHS, write_run
 
-from fer import report
-from fer.reporting.collect import collect
-from fer.reporting.plots import draw
-from fer.reporting.table import arrange
+from fer.cli import report
+from fer.reports.collect import collect
+from fer.reports.figures.curves import draw
+from fer.reports.table import arrange
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -38,6 +39,11 @@ def curves(file: Path) -> list[np.ndarray]:
             points = re.findall(r"[ML] ([-\d.]+) ([-\d.]+)", path.get("d", ""))
             found.append(np.array(points, dtype=float) * [1, -1])
     return found
+
+
+def texts(file: Path) -> str:
+    """Join the texts of an SVG, which stand in comments beside the paths of their glyphs."""
+    return " ".join(re.findall("<!-- (.*?) -->", file.read_text(encoding="utf-8"), re.DOTALL)).replace("\n", " ")
 
 
 @pytest.fixture
@@ -117,6 +123,29 @@ def test_the_same_runs_give_the_same_files(sweep: Path, tmp_path: Path) -> None:
     table = arrange(collect([sweep]).runs)
     for one, other in zip(draw(table, tmp_path / "a"), draw(table, tmp_path / "b"), strict=True):
         assert one.read_bytes() == other.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("protocols", "short", "said"),
+    [
+        (["last5"], False, "last5: mean of the last 5 epochs"),
+        (["last5"], True, "last5: mean of the last 3 to 5 epochs"),
+        (["holdout"], False, "holdout: test of the epoch selected on held-out training samples (7)"),
+        (["last5", "holdout"], False, "training samples (7); last5: mean of the last 5 epochs"),
+    ],
+)
+def test_curves_say_of_which_epochs_they_are(protocols: list[str], short: bool, said: str, tmp_path: Path) -> None:
+    for protocol, ratio in itertools.product(protocols, (0.1, 0.3)):
+        folder = write_run(tmp_path / "runs" / f"{protocol}{ratio}", {"protocol": protocol, "noise.ratio": ratio})
+        if short and ratio == 0.1:
+            result = json.loads((folder / "result.json").read_text())
+            (folder / "result.json").write_text(json.dumps({**result, "averaged_epochs": [0, 1, 2]}))
+    drawn(tmp_path / "runs", tmp_path / "plots")
+    assert said in texts(tmp_path / "plots" / "accuracy_over_noise_ratio.svg")
+    during = "mean ± standard deviation over seeds; measured during each of epochs 1 to 7"
+    assert during in texts(tmp_path / "plots" / "train_memorized_by_epoch.svg")
+    if "last5" in protocols:
+        assert "tested after each of epochs 1 to 7" in texts(tmp_path / "plots" / "test_acc_by_epoch.svg")
 
 
 @pytest.mark.parametrize("name", ["_hidden", "$x_{2$", "a<b>&c"])

@@ -20,12 +20,12 @@ from omegaconf import OmegaConf
 from photographs import Pasted, faces, photograph, train_on_demo_faces
 from PIL import Image
 
+from fer.config.quoting import quote_paths
 from fer.errors import ConfigError, UserError
 from fer.inference.faces import FaceDetector, alignment, measured_template
+from fer.inference.photo_job import Outcome, PredictionJob
 from fer.inference.photographs import find_images
-from fer.inference.prediction_job import Outcome, PredictionJob
-from fer.paths_on_command_line import quote_paths
-from fer.runs import RunFolder, RunFolderError
+from fer.runs.run_folder import RunFolder, RunFolderError
 
 PLACES = [Pasted((150, 200), 180, 0), Pasted((450, 260), 140, 25)]
 
@@ -143,7 +143,11 @@ def test_without_the_training_images_faces_are_aligned_to_a_standard(
 ) -> None:
     folder = train_on_demo_faces(tmp_path / "run", tmp_path / "cache")
     config = folder.config()
-    config["data"]["reader"] = {"_target_": "fer.data.raf_db.read", "root": str(tmp_path / "gone"), "expected": None}
+    config["data"]["reader"] = {
+        "_target_": "fer.data.readers.raf_db.read",
+        "root": str(tmp_path / "gone"),
+        "expected": None,
+    }
     folder.config_file.write_text(json.dumps(config))
     assert predict(folder, group, tmp_path / "out.csv").faces == 2
     assert "training images are not at hand" in caplog.text
@@ -267,7 +271,7 @@ def test_the_command_says_by_its_exit_status_that_photographs_were_left_out(
     run: RunFolder, group: Path, tmp_path: Path
 ) -> None:
     def call(*arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "fer.predict", f"run={run.path}", "accelerator=cpu", *arguments]
+        command = [sys.executable, "-m", "fer.cli.predict", f"run={run.path}", "accelerator=cpu", *arguments]
         environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
         return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, env=environment)
 

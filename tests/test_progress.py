@@ -11,7 +11,7 @@ import sys
 import pytest
 from conftest import PROJECT
 
-from fer.callbacks.progress import epoch_line
+from fer.training.callbacks.progress_bar import epoch_line
 
 SHARES = {"train/acc": 0.25, "train/memorized": 0.125, "test/acc": 0.5}
 
@@ -22,7 +22,7 @@ def on_a_terminal(overrides: list[str], tmp_path_factory: pytest.TempPathFactory
     folder = tmp_path_factory.mktemp("terminal")
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
-        [sys.executable, "-m", "fer.train", *overrides, "trainer.log_every_n_steps=2", "output_dir=out"],
+        [sys.executable, "-m", "fer.cli.train", *overrides, "trainer.log_every_n_steps=2", "output_dir=out"],
         cwd=folder,
         env={**os.environ, "PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1", "COLUMNS": "150", "TERM": "xterm"},
         stdin=subprocess.DEVNULL,

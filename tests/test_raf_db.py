@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fer.data import raf_db
-from fer.data.index import MAX_FAULTS_SHOWN, DatasetError
+from fer.data.readers import raf_db
+from fer.data.table import MAX_FAULTS_SHOWN, DatasetError
 
 pytestmark = pytest.mark.measured
 

@@ -12,10 +12,10 @@ from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from torch.distributed.launcher import api
 
-from fer import experiment
 from fer.errors import ConfigError, RunFailed, TrainingError
-from fer.ranks import in_one_line, is_first_rank, ranks_exist, train_in_workers, train_rank
-from fer.runs import RunFolder
+from fer.launch.workers import in_one_line, is_first_rank, ranks_exist, train_in_workers, train_rank
+from fer.runs.run_folder import RunFolder
+from fer.training import experiment
 
 pytestmark = pytest.mark.measured
 

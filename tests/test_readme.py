@@ -45,7 +45,7 @@ def test_a_method_a_backbone_and_a_data_set_are_a_file_and_a_yaml_each(
         writer.writerow(["file", "label", "split"])
         writer.writerows([p.relative_to(data), p.parent.name, p.parent.parent.name] for p in images)
     command = [
-        sys.executable, "-m", "fer.train", "method=focal", "method.gamma=1.5", "backbone=densenet121",
+        sys.executable, "-m", "fer.cli.train", "method=focal", "method.gamma=1.5", "backbone=densenet121",
         "data=csv_table", f"data.root={data}", "data.store_size=32", "augment.size=32", "batch_size=20",
         "trainer.max_epochs=1", "trainer.accelerator=cpu", f"cache_dir={tmp_path / 'cache'}",
     ]  # fmt: skip

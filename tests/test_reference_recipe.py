@@ -12,12 +12,12 @@ import torch
 from conftest import PROJECT
 from PIL import Image
 
-from fer.batch import Batch
-from fer.methods.base import Setting
+from fer.methods.core.method import Setting
 from fer.methods.eac import EAC
 from fer.models.backbones import resnet
 from fer.models.network import FaceNetwork
 from fer.views.augmentation import Augmentation
+from fer.views.batch import Batch
 
 sys.path.insert(0, str(PROJECT / "scripts"))
 

@@ -10,20 +10,21 @@ from conftest import CHOICES
 from test_resume import PowerCut, assert_same_outcome
 from test_termination import terminated
 
-from fer import experiment, launch
-from fer.config import compose
+from fer.config.compose import compose
+from fer.config.instantiate import instantiated
 from fer.data.label_list import write_label_list
-from fer.finished_run import trained
-from fer.instantiation import instantiated
-from fer.kept_config import ReadingOptions, read_kept_config
-from fer.launch import resolve
-from fer.runs import RunFolder
+from fer.launch import run_job
+from fer.launch.run_job import resolve
+from fer.runs.run_folder import RunFolder
+from fer.training import experiment
+from fer.training.finished_run import trained
+from fer.training.kept_config import ReadingOptions, read_kept_config
 
 
 def train(folder: Path, overrides: list[str], *more: str) -> dict[str, Any]:
     """As the fixture of that name, without its noise."""
     values = [value for value in overrides if not value.startswith("noise")]
-    return launch.run(compose([*values, "method.erase=released", *more]), folder, CHOICES)  # type: ignore[return-value]
+    return run_job.run(compose([*values, "method.erase=released", *more]), folder, CHOICES)  # type: ignore[return-value]
 
 
 def decided(folder: Path, result: dict[str, Any]) -> str:

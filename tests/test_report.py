@@ -17,16 +17,20 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from conftest import PROJECT
 from hypothesis import given
 from hypothesis import strategies as st
 from run_folders import write_run
 
-from fer import report
-from fer.reporting import formats, published
-from fer.reporting.collect import Run
-from fer.reporting.document import Document, Entry, Grid
-from fer.reporting.table import arrange
+from fer.cli import report
+from fer.files.visible_text import tell_apart
+from fer.reports import formats, published
+from fer.reports.collect import Run
+from fer.reports.document import Document, Entry, Grid
+from fer.reports.epochs import RunEpochs, epochs_of_networks, epochs_of_results, read_epochs
+from fer.reports.table import arrange
+from fer.runs.run_folder import FORMAT
 
 HOSTILE = r"<script>alert('x')</script>_a_|50% & $x^2$ #{b}~ \c *d* [e]"
 
@@ -365,7 +369,9 @@ def test_hostile_names_stay_text_in_every_format(
     assert "<script" not in markdown and r"\|50%" in markdown and "out of &lt;memory&gt; &amp; luck_50%" in markdown
     latex = text("--format", "latex", "--metric", "test/acc")
     (row,) = (line for line in latex.splitlines() if "script" in line and not line.startswith("%"))
-    assert r"\_a\_|50\% \& \$x\textasciicircum{}2\$ \#\{b\}\textasciitilde{} \textbackslash{}c *d* {[}e{]}" in row
+    assert (
+        r"\_a\_\textbar{}50\% \& \$x\textasciicircum{}2\$ \#\{b\}\textasciitilde{} \textbackslash{}c *d* {[}e{]}" in row
+    )
     assert len(re.findall(r"(?<!\\)&", row)) == 2
     monkeypatch.setenv("COLUMNS", "300")
     assert HOSTILE in text("--format", "terminal")
@@ -455,7 +461,7 @@ def test_other_data_or_noise_has_no_published_numbers(more: dict[str, Any], tmp_
 
 
 def test_published_table_is_well_formed() -> None:
-    file = PROJECT / "fer" / "reporting" / "published.csv"
+    file = PROJECT / "fer" / "reports" / "published.csv"
     table = list(csv.DictReader(file.read_text(encoding="utf-8").splitlines()))
     keys = [(*(line[key] for key in line if key != "value"),) for line in table]
     assert len({*keys}) == len(keys)
@@ -470,13 +476,15 @@ def test_published_table_is_well_formed() -> None:
 
 def test_help_is_instant() -> None:
     slow = "torch|scipy|matplotlib|yaml|rich|numpy"
-    code = f"import sys, re, fer.report; print([name for name in sys.modules if re.fullmatch({slow!r}, name)])"
+    code = f"import sys, re, fer.cli.report; print([name for name in sys.modules if re.fullmatch({slow!r}, name)])"
     done = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
 
 def write_stamp(folder: Path, images: str, clean: str) -> None:
-    (folder / "stamp.json").write_text(json.dumps({"data": {"images": images}, "labels": {"clean": clean}}))
+    (folder / "stamp.json").write_text(
+        json.dumps({"format": FORMAT, "data": {"images": images}, "labels": {"clean": clean}})
+    )
 
 
 def test_two_data_sets_of_one_name_never_share_a_cell(tmp_path: Path, lines: Rows, text: Report) -> None:
@@ -503,6 +511,48 @@ def test_short_runs_say_over_how_many_epochs_they_are_means(tmp_path: Path, text
     assert "Protocol last5: mean of the last 3 to 5 epochs." in text()
 
 
+@pytest.mark.parametrize(
+    ("protocol", "runs", "results", "networks"),
+    [
+        ("last5", [(60, 5, None)] * 2, "mean of the last 5 epochs", "after epoch 60, the last"),
+        ("last5", [(3, 3, None)], "mean of all 3 epochs", "after epoch 3, the last"),
+        ("last5", [(1, 1, None)], "test after the only epoch", "after epoch 1, the last"),
+        (
+            "last5",
+            [(2, 2, None), (4, 4, None)],
+            "mean of all 2 to 4 epochs",
+            "after epochs 2 to 4, the last of each run",
+        ),
+        ("last5", [(3, 3, None), (60, 5, None)], "mean of the last 3 to 5 epochs", "after epochs 3 to 60, the last of"),
+        ("last5", [(None, None, None)], "mean of the last 5 epochs", "after the last epoch"),
+        (
+            "holdout",
+            [(60, None, 7)],
+            "on held-out training samples (7)",
+            "after epoch 7, selected on held-out training",
+        ),
+        (
+            "holdout",
+            [(60, None, 7), (60, None, 9)],
+            "samples (7 to 9)",
+            "after epochs 7 to 9, each selected on held-out",
+        ),
+        ("holdout", [(60, None, None)], "test of the epoch selected on", "after the epoch selected on held-out"),
+    ],
+)
+def test_epochs_in_words(
+    protocol: str, runs: list[tuple[int | None, int | None, int | None]], results: str, networks: str
+) -> None:
+    epochs = [RunEpochs(*run) for run in runs]
+    assert results in epochs_of_results(protocol, epochs) and networks in epochs_of_networks(protocol, epochs)
+
+
+@pytest.mark.parametrize("strange", [None, [], {}, "7", True, -1, 1e9, 10**30])
+def test_strange_epochs_of_a_result_are_not_known(strange: Any) -> None:
+    assert read_epochs({"epochs": strange, "averaged_epochs": 3, "selected_epoch": strange}) == RunEpochs()
+    assert read_epochs({"selected_epoch": {"epoch": strange}}) == RunEpochs()
+
+
 def test_keys_that_no_row_shows_are_listed(tmp_path: Path, text: Report) -> None:
     for backbone in ("resnet18", "resnet50"):
         write_run(tmp_path / backbone, {"backbone": backbone, "seed": 0})
@@ -510,6 +560,78 @@ def test_keys_that_no_row_shows_are_listed(tmp_path: Path, text: Report) -> None
     (note,) = (line for line in printed.splitlines() if "Runs differ in keys that no row and no column shows" in line)
     assert "optim.lr" in note and "backbone." in note and "seed" not in note
     assert "no column shows" not in text("--metric", "test/acc", "--where", "backbone=resnet18")
+
+
+def unshown(printed: str) -> str:
+    """The line of keys that no row and no column shows, empty where there is none."""
+    lines = [line for line in printed.splitlines() if "no row and no column shows" in line]
+    return lines[0].partition("too: ")[2].rstrip(".").replace("\\", "") if lines else ""
+
+
+@pytest.mark.parametrize("key", ["noise.seed", "noise.first_label"])
+@pytest.mark.parametrize("kinds", [("symmetric",), ("symmetric", "pair")])
+def test_keys_that_the_noise_determines_are_listed(
+    key: str, kinds: tuple[str, ...], tmp_path: Path, text: Report
+) -> None:
+    for kind, (ratio, value) in itertools.product(kinds, ((0.1, 5), (0.3, 6))):
+        write_run(tmp_path / f"{kind}{ratio}", {"noise": kind, "noise.ratio": ratio, key: value})
+    assert unshown(text("--metric", "test/acc")) == key
+    assert unshown(text("--metric", "test/acc", "--rows", f"method,{key}")) == ""
+
+
+def test_what_the_option_of_the_noise_alone_brings_is_named_key_by_key(tmp_path: Path, text: Report) -> None:
+    for kind, seed in (("none", 0), ("symmetric", 7)):
+        write_run(tmp_path / kind, {"noise": kind, "noise.seed": seed})
+    assert unshown(text("--metric", "test/acc")) == "noise.seed"
+
+
+def test_what_a_method_decides_by_the_labels_is_listed(tmp_path: Path, text: Report) -> None:
+    for kind, made in (("none", "shared"), ("symmetric", "independent")):
+        folder = write_run(tmp_path / kind, {"noise": kind, "method.erase": "released"})
+        result = json.loads((folder / "result.json").read_text())
+        (folder / "result.json").write_text(json.dumps({**result, "decided": {"method.erase": made}}))
+    decided = "method.erase (decided by whether labels are wrong: independent, shared)"
+    assert unshown(text("--metric", "test/acc")) == decided
+    assert unshown(text("--metric", "test/acc", "--where", "noise=symmetric")) == ""
+
+
+@given(st.lists(st.sampled_from(["a", "a (2)", "a (3)", "b", " b", "b ", "", "a  (2)"]), max_size=8))
+def test_no_two_headings_look_the_same(headings: list[str]) -> None:
+    told = [" ".join(heading.split()) for heading in tell_apart(headings)]
+    assert len(told) == len({*told}) == len(headings)
+    assert all(heading.startswith(" ".join(given.split())) for heading, given in zip(told, headings, strict=True))
+
+
+def test_columns_of_values_that_are_written_alike_have_two_headings(tmp_path: Path, text: Report, lines: Rows) -> None:
+    for number, samples in enumerate((100, "100", 100.0000000000001)):
+        for method in ("ce", "eac"):
+            write_run(tmp_path / f"{method}{number}", {"method": method, "train_samples": samples})
+    options = ("--cols", "train_samples,train_samples", "--metric", "test/acc", "--no-published")
+    expected = ["train_samples=100", "train_samples=100 (2)", "100"]
+    printed = text(*options)
+    assert {*markdown_table(printed)[0]} == {"method", "protocol", *expected}
+    compared = text(*options, "--against", "ce").split("**Differences")[1]
+    fields = [line.split(" | ")[2] for line in compared.splitlines() if line.startswith("| eac")]
+    assert {*fields} == {f"accuracy, {heading}" for heading in expected}
+    (header,) = (line for line in text(*options, "--format", "csv").splitlines() if line.startswith("method"))
+    assert header.split(",").count("train_samples") == 1
+    plots = tmp_path / "plots"
+    text(*options, "--plots", str(plots))
+    page = (plots / "test_acc_by_epoch.svg").read_text(encoding="utf-8")
+    assert all(f"<!-- {heading} -->" in page for heading in expected)
+
+
+def test_keys_called_like_a_column_of_numbers_have_a_heading_of_their_own(tmp_path: Path, text: Report) -> None:
+    for number in (1, 2):
+        folder = write_run(tmp_path / str(number), {})
+        config = yaml.safe_load((folder / "config.yaml").read_text())
+        (folder / "config.yaml").write_text(yaml.safe_dump({**config, "n": number}))
+    header, *body = csv.reader(io.StringIO(text("--format", "csv", "--metric", "test/acc", "--no-published")))
+    assert len({*header}) == len(header) and {"n", "n (2)"} <= {*header}
+    assert [line[header.index("n (2)")] for line in body] == ["1", "2"]
+    compared = text("--metric", "test/acc", "--against", "n=1").split("**Differences")[1]
+    headings = next(line for line in compared.splitlines() if line.startswith("| method")).strip("| ").split(" | ")
+    assert len({*headings}) == len(headings)
 
 
 def test_a_class_without_test_samples_has_a_dash(tmp_path: Path, text: Report) -> None:
@@ -545,7 +667,7 @@ def test_raf_db_is_told_by_its_labels(tmp_path: Path, text: Report) -> None:
 def test_the_digest_of_raf_db_is_that_of_its_list(shared: Path) -> None:
     from fer.data.label_list import read_label_list
     from fer.data.noise import labels_digest
-    from fer.data.raf_db import CLASS_NAMES
+    from fer.data.readers.raf_db import CLASS_NAMES
 
     entries, faults = read_label_list(shared / "data" / "raf_labels" / "list_patition_label.txt", CLASS_NAMES)
     assert not faults

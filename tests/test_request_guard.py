@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 pytest.importorskip("starlette", reason='fer-demo needs it: pip install -e ".[demo]"')
 
 from fer.errors import ConfigError
-from fer.inference.host_names import HostNames
-from fer.inference.page_calls import NoCall, printable, rebuild_call
-from fer.inference.request_guard import LARGEST_UPLOAD, RequestGuard
-from fer.inference.uploads import find_upload, temporary_folder
+from fer.inference.page.calls import NoCall, printable, rebuild_call
+from fer.inference.page.host_names import HostNames
+from fer.inference.page.request_guard import LARGEST_UPLOAD, RequestGuard
+from fer.inference.page.uploads import find_upload, temporary_folder
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters()),

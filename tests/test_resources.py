@@ -8,8 +8,9 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from fer import devices, resources
-from fer.config import CONFIG_DIR
+from fer.config import devices
+from fer.config.compose import CONFIG_DIR
+from fer.launch import launcher_resolvers
 
 pytest.importorskip("hydra_plugins.hydra_ray_launcher", reason="needs the extra sweep")
 pytest.importorskip("hydra_plugins.hydra_submitit_launcher", reason="needs the extra sweep")
@@ -23,7 +24,7 @@ def machine_with_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def launcher(name: str, *overrides: str, sweeps: tuple[str, ...] = ()) -> Any:
     """The launcher's node of a command line, whose ``sweeps`` are left to the jobs as in Hydra's multirun."""
-    resources.register()
+    launcher_resolvers.register()
     with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
         config = compose("train", overrides=[f"hydra/launcher={name}", *overrides], return_hydra_config=True)
     OmegaConf.set_readonly(config, False)

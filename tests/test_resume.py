@@ -18,11 +18,11 @@ import torch
 from conftest import CHOICES, PROJECT, Train
 from sweeping import Command, times_trained, wait_until
 
-from fer import launch
-from fer.callbacks.run_writer import COSTS
-from fer.config import compose
+from fer.config.compose import compose
 from fer.errors import UserError
-from fer.runs import RunFolder, RunFolderError
+from fer.launch import run_job
+from fer.runs.run_folder import RunFolder, RunFolderError
+from fer.training.callbacks.epoch_records import COSTS
 
 EPOCHS = 3
 
@@ -125,7 +125,7 @@ def test_a_job_of_a_sweep_is_compared_with_its_folder_before_the_sweep(
     undisturbed: Path, overrides: list[str], shapes: Path, tmp_path: Path
 ) -> None:
     def check(folder: Path, *more: str) -> None:
-        launch.check_folder(compose([*overrides, *more]), folder, CHOICES)
+        run_job.check_folder(compose([*overrides, *more]), folder, CHOICES)
 
     check(tmp_path / "nowhere")
     check(undisturbed)
@@ -195,7 +195,7 @@ def test_a_run_ended_by_a_signal_goes_on_by_the_same_command(
 @pytest.mark.slow
 def test_killed_processes_resume_to_the_same_result(undisturbed: Path, overrides: list[str], tmp_path: Path) -> None:
     """SIGKILL at moments spread over the whole life of the process, then once to the end."""
-    command = [sys.executable, "-m", "fer.train", *overrides, f"output_dir={tmp_path / 'out'}"]
+    command = [sys.executable, "-m", "fer.cli.train", *overrides, f"output_dir={tmp_path / 'out'}"]
     environment = {**os.environ, "PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1"}
 
     def start() -> subprocess.Popen[bytes]:

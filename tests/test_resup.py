@@ -140,7 +140,7 @@ def test_mixtures_are_fitted_before_every_epoch_but_the_first(weights: str, monk
     p = p / p.sum(2, keepdim=True)
     method = in_epoch(build(ReSup, weights=weights), 0)
     monkeypatch.setattr(method, "probabilities_of_training_samples", lambda: p)
-    monkeypatch.setattr("fer.methods.base.Method.on_train_epoch_start", lambda self: None)
+    monkeypatch.setattr("fer.methods.core.method.Method.on_train_epoch_start", lambda self: None)
     method.on_train_epoch_start()
     state = method.tables if weights == "step" else method.clean
     assert (state == 1).all()

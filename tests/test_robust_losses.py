@@ -13,7 +13,7 @@ from small_methods import CLASSES, batch_of, build, raw_images
 from torch import Tensor
 from torch.nn import functional as F
 
-from fer.methods.base import Loss
+from fer.methods.core.method import Loss
 from fer.methods.eac import EAC
 from fer.methods.elr import ELR
 from fer.methods.gce import GCE, generalised_cross_entropy

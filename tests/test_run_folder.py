@@ -17,8 +17,8 @@ from conftest import Train
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
-from fer import experiment
-from fer.runs import RunFolder, RunFolderError
+from fer.runs.run_folder import FORMAT, RunFolder, RunFolderError
+from fer.training import experiment
 
 pytestmark = pytest.mark.measured
 
@@ -222,3 +222,16 @@ def test_a_line_cut_off_by_a_crash_ends_the_records(tmp_path: Path) -> None:
     assert [record["epoch"] for record in folder.records()] == [0, 1, 2]
     folder.keep_records_before(2)
     assert folder.records_file.read_text() == '{"epoch": 0, "loss": 0.5}\n{"epoch": 1, "loss": 0.5}\n'
+
+
+def test_a_folder_of_another_format_is_told_apart(train: Train, tmp_path: Path) -> None:
+    train(tmp_path / "run", "trainer.max_epochs=1")
+    run = RunFolder(tmp_path / "run")
+    stamp = json.loads(run.stamp_file.read_text())
+    assert stamp["format"] == FORMAT
+    for older in ({key: value for key, value in stamp.items() if key != "format"}, {**stamp, "format": FORMAT + 1}):
+        run.stamp_file.write_text(json.dumps(older))
+        with pytest.raises(
+            RunFolderError, match=rf"written in format {older.get('format', 1)}, .* reads format {FORMAT}"
+        ):
+            run.config()

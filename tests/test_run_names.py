@@ -19,9 +19,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import DictConfig, OmegaConf
 
-from fer.config import CONFIG_DIR, run_name
-from fer.paths_on_command_line import quote_foreign_paths
-from fer.tidy_numbers import tidy
+from fer.config.compose import CONFIG_DIR, run_name
+from fer.config.quoting import quote_foreign_paths
+from fer.config.tidy_numbers import tidy
 
 UNNAMED = ["output_dir", "cache_dir", "data.root", "logger", "trainer.accelerator"]
 LONG = ["+optim.optimizer.betas=[0.8,0.95]", "augment.erase_aspect=[0.25,4.0]", "+trainer.gradient_clip_val=0.125"]
@@ -40,7 +40,7 @@ def run_dirs_of_command(folder: Path, *arguments: str) -> list[str]:
     program.write_text(
         "import hydra\n"
         "from hydra.core.hydra_config import HydraConfig\n"
-        "from fer.config import CONFIG_DIR\n"
+        "from fer.config.compose import CONFIG_DIR\n"
         "@hydra.main(version_base='1.3', config_path=str(CONFIG_DIR), config_name='train')\n"
         "def show(cfg):\n"
         "    print('folder', HydraConfig.get().runtime.output_dir)\n"

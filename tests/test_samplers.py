@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from fer.data.samplers import RankBatches
+from fer.data.loading.samplers import RankBatches
 
 pytestmark = pytest.mark.measured
 

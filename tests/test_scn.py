@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from transcription import assert_equal_to
 
-from fer.config import compose
+from fer.config.compose import compose
 from fer.methods.scn import SCN, rank_regularisation
 
 

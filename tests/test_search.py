@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from sweeping import run
 
-from fer.runs import RunFolder
+from fer.runs.run_folder import RunFolder
 
 pytest.importorskip("hydra_plugins.hydra_optuna_sweeper", reason="needs the extra search")
 

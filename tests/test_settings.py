@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from fer import launch
-from fer.config import compose, scaled_epochs
-from fer.runs import RunFolder
+from fer.config.compose import compose, scaled_epochs
+from fer.launch import run_job
+from fer.runs.run_folder import RunFolder
 
 BACKBONES = sorted(path.stem for path in (PROJECT / "conf" / "backbone").glob("*.yaml"))
 
@@ -60,7 +60,7 @@ def test_short_trainings_keep_a_warm_up_and_published_ones_the_published(
 ) -> None:
     config = compose([f"method={method}", "noise=symmetric", f"trainer.max_epochs={epochs}"])
     assert config.method[key] == expected
-    (line,) = (line for line in launch.scaled_settings(config) if line.startswith(f"method.{key}="))
+    (line,) = (line for line in run_job.scaled_settings(config) if line.startswith(f"method.{key}="))
     assert line.startswith(f"method.{key}={expected} of {epochs} epochs (published: ")
 
 
@@ -76,11 +76,11 @@ def test_a_relative_root_is_kept_as_absolute_and_the_data_is_found_from_elsewher
 ) -> None:
     monkeypatch.chdir(shapes.parent)
     given = [*overrides, f"data.root={shapes.name}", "trainer.max_epochs=1", "callbacks=none", "logger=none"]
-    launch.run(compose(given), tmp_path / "run", CHOICES)
+    run_job.run(compose(given), tmp_path / "run", CHOICES)
     config = RunFolder(tmp_path / "run").config()
     assert config["data"]["root"] == config["data"]["reader"]["root"] == str(shapes)
     for more in ([], [f"data.root={shapes}"], [f"data_root={shapes}"]):
-        command = [sys.executable, "-m", "fer.evaluate", f"run={tmp_path / 'run'}", f"cache_dir={tmp_path}", *more]
+        command = [sys.executable, "-m", "fer.cli.evaluate", f"run={tmp_path / 'run'}", f"cache_dir={tmp_path}", *more]
         done = subprocess.run(
             command,
             cwd=tmp_path,

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from run_folders import write_run
 from scipy import stats
 
-from fer import report
-from fer.reporting.significance import paired
+from fer.cli import report
+from fer.reports.significance import paired
 
 
 def compared(

@@ -15,7 +15,7 @@ from sweeping import Command, times_trained, wait_until
 from test_launchers import ALL_EPOCHS, SLURM, run_folders
 from test_resume import assert_same_outcome
 
-from fer.runs import RunFolder
+from fer.runs.run_folder import RunFolder
 
 pytestmark = pytest.mark.slow
 
@@ -67,7 +67,7 @@ def test_a_batch_job_that_is_queued_again_goes_on(
     launcher: str, stop: Stop, undisturbed: Path, overrides: list[str], tmp_path: Path
 ) -> None:
     output = tmp_path / "out"
-    train = shlex.join([sys.executable, "-m", "fer.train", *overrides, *stop.overrides, f"output_dir={output}"])
+    train = shlex.join([sys.executable, "-m", "fer.cli.train", *overrides, *stop.overrides, f"output_dir={output}"])
     paths = f"{PROJECT}:{PROJECT / 'tests'}"
     log = tmp_path / "job.txt"
     job = slurm(

@@ -19,7 +19,7 @@ from conftest import PROJECT, Train
 from test_resume import assert_same_outcome
 
 from fer.errors import TrainingError
-from fer.runs import RunFolder, RunFolderError
+from fer.runs.run_folder import RunFolder, RunFolderError
 
 pytestmark = pytest.mark.measured
 
@@ -126,8 +126,8 @@ TRAIN_IN = """
 import sys
 from conftest import CHOICES
 from fer import launch
-from fer.config import compose
-from fer.terminal import reported
+from fer.config.compose import compose
+from fer.files.terminal import reported
 with reported("train"):
     launch.run(compose(sys.argv[2:]), sys.argv[1], CHOICES)
 """

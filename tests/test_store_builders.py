@@ -14,7 +14,7 @@ import pytest
 from conftest import PROJECT
 from stored_faces import SIZE, make_faces, open_store, pixels_of, table_of
 
-from fer.data.store import ImageStore
+from fer.data.images.store import ImageStore
 
 pytestmark = pytest.mark.measured
 

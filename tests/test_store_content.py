@@ -18,11 +18,11 @@ import PIL.features
 import pytest
 from stored_faces import SIZE, make_faces, open_store, picture, pixels_of, table_of
 
-from fer.data import content_hashes
-from fer.data.content_hashes import Hashes, HashIndex
-from fer.data.index import DatasetError
-from fer.data.sealed_json import read_sealed, write_sealed
-from fer.data.store import ImageStore
+from fer.data.images import content_hashes
+from fer.data.images.content_hashes import Hashes, HashIndex
+from fer.data.images.sealed_json import read_sealed, write_sealed
+from fer.data.images.store import ImageStore
+from fer.data.table import DatasetError
 
 pytestmark = pytest.mark.measured
 

@@ -24,11 +24,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from stored_faces import SIZE, make_faces, open_store, pixels_of, table_of
 
-from fer.data import store_files
-from fer.data.block_sums import block_sum, first_damaged
-from fer.data.sealed_json import read_sealed, write_sealed
-from fer.data.store import ImageStore
-from fer.data.store_files import DamagedStoreError, array_header, facts_file
+from fer.data.images import store_files
+from fer.data.images.block_sums import block_sum, first_damaged
+from fer.data.images.sealed_json import read_sealed, write_sealed
+from fer.data.images.store import ImageStore
+from fer.data.images.store_files import DamagedStoreError, array_header, facts_file
 from fer.errors import ConfigError
 
 pytestmark = pytest.mark.measured
@@ -48,7 +48,7 @@ def cache(tmp_path: Path) -> Path:
 def short_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Three blocks for five images."""
     for name in ("store_building", "store_files"):
-        monkeypatch.setattr(f"fer.data.{name}.BLOCK", 2)
+        monkeypatch.setattr(f"fer.data.images.{name}.BLOCK", 2)
 
 
 def damage(path: Path, position: int, content: bytes) -> None:

@@ -13,27 +13,27 @@ from numpy.typing import NDArray
 from PIL import Image
 from run_folders import write_run
 
-from fer.cam_record import CamRecord, read_cam_records
-from fer.checkpoints import read_checkpoint
-from fer.data import demo
-from fer.data.index import DatasetError
+from fer.cli.report import main as report
+from fer.config.instantiate import instantiated
+from fer.config.known_targets import check_targets
 from fer.data.label_list import read_label_list, write_label_list
+from fer.data.readers import demo
+from fer.data.table import DatasetError
 from fer.errors import ConfigError, UserError
-from fer.inference.classified import ClassifiedFace, CsvFaces
-from fer.inference.drawing import draw_faces
+from fer.files.atomic import replacing_text
+from fer.inference.annotate import draw_faces
 from fer.inference.faces import Face
+from fer.inference.outputs import ClassifiedFace, CsvFaces
 from fer.inference.photographs import Scene
-from fer.instantiation import instantiated
-from fer.kept_config import ReadingOptions, read_kept_config
-from fer.known_targets import check_targets
-from fer.metrics import EvaluationMetrics
-from fer.models.weight_file import read as read_weights
-from fer.output_files import Inputs, check_output
-from fer.prediction_table import read_class_names, read_given_labels, read_predictions
-from fer.report import main as report
-from fer.runs import RunFolder
+from fer.methods.core.metrics import EvaluationMetrics
+from fer.models.weights.weight_file import read as read_weights
+from fer.runs.cams import CamRecord, read_cam_records
+from fer.runs.output_files import Inputs, check_output
+from fer.runs.predictions import read_class_names, read_given_labels, read_predictions
+from fer.runs.run_folder import RunFolder
+from fer.training.checkpoints import read_checkpoint
+from fer.training.kept_config import ReadingOptions, read_kept_config
 from fer.views.augmentation import Augmentation
-from fer.whole_file import replacing_text
 
 HEADER = "split,file,clean_label,given_label,predicted,confidence,p_a,p_b\n"
 TEXTS = ["${oc.env:HOME}", r"\${oc.env:HOME}", r"\\${oc.env:HOME}", "${a}", "${", "a\\", "${..a}", "${${a}}"]

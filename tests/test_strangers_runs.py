@@ -20,17 +20,17 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
-from fer import experiment
 from fer.errors import UserError
-from fer.figures.draw import draw_figures
-from fer.finished_run import kept_data, trained
+from fer.files.plain_data import MAX_DEPTH, MAX_YAML_BYTES, PlainDataError, read_json, read_yaml, yaml_text
 from fer.inference.faces import STANDARD_TEMPLATE, FaceDetector
 from fer.inference.model import RunModel
-from fer.kept_config import ReadingOptions, read_kept_config
-from fer.plain_data import MAX_DEPTH, MAX_YAML_BYTES, PlainDataError, read_json, read_yaml, yaml_text
-from fer.reporting.collect import collect
-from fer.reporting.table import arrange
-from fer.runs import RunFolder
+from fer.reports.collect import collect
+from fer.reports.figures.all_figures import draw_figures
+from fer.reports.table import arrange
+from fer.runs.run_folder import RunFolder
+from fer.training import experiment
+from fer.training.finished_run import kept_data, trained
+from fer.training.kept_config import ReadingOptions, read_kept_config
 
 # Places of a configuration, and what a stranger may write there. MARK stands for a file that must not appear.
 COMMANDS: list[dict[str, Any]] = [
@@ -39,10 +39,10 @@ COMMANDS: list[dict[str, Any]] = [
     {"_target_": "builtins.exec", "_args_": ["open('MARK', 'w')"]},
     {"_target_": "builtins.eval", "_args_": ["open('MARK', 'w')"]},
     {"_target_": "pathlib.Path.touch", "_args_": [{"_target_": "pathlib.Path", "_args_": ["MARK"]}]},
-    {"_target_": "fer.provenance.subprocess.run", "args": ["touch", "MARK"]},
-    {"_target_": "fer.data.demo.write", "root": "MARK", "train": 1, "test": 1, "seed": 0},
-    {"_target_": "fer.data.demo.read", "root": "MARK", "train": 1, "test": 1, "seed": 0},
-    {"_target_": "fer.whole_file.write_json", "path": {"_target_": "pathlib.Path", "_args_": ["MARK"]}, "value": {}},
+    {"_target_": "fer.runs.provenance.subprocess.run", "args": ["touch", "MARK"]},
+    {"_target_": "fer.data.readers.demo.write", "root": "MARK", "train": 1, "test": 1, "seed": 0},
+    {"_target_": "fer.data.readers.demo.read", "root": "MARK", "train": 1, "test": 1, "seed": 0},
+    {"_target_": "fer.files.atomic.write_json", "path": {"_target_": "pathlib.Path", "_args_": ["MARK"]}, "value": {}},
     {"_target_": "hydra.utils.instantiate", "config": {"_target_": "os.system", "command": "touch MARK"}},
     {"_target_": "torch.load", "f": "PICKLE", "weights_only": False},
     {"_target_": "torch.hub.load", "repo_or_dir": "FOLDER", "model": "run", "source": "local"},
@@ -145,7 +145,7 @@ def test_no_target_that_is_not_known_is_run(
     node, mark = hostile(command)
     honest = (run / "config.yaml").read_text()
     for place in PLACES:
-        if place == "data.reader" and command["_target_"] == "fer.data.demo.read":
+        if place == "data.reader" and command["_target_"] == "fer.data.readers.demo.read":
             continue  # known there; see the test of what it writes
         (run / "config.yaml").write_text(honest)
         put(run, place, node)
@@ -174,9 +174,9 @@ def test_every_command_refuses_with_one_message_and_status_2(
     put(run, "optim.optimizer", node)
     environment = {**os.environ, "PYTHONPATH": str(PROJECT), "FER_CACHE": str(tmp_path / "cache")}
     for module, arguments in {
-        "fer.predict": [f"run={run}", f"images={shapes}", "detect=off", f"output={tmp_path / 'out.csv'}"],
-        "fer.evaluate": [f"run={run}"],
-        "fer.export": [f"run={run}"],
+        "fer.cli.predict": [f"run={run}", f"images={shapes}", "detect=off", f"output={tmp_path / 'out.csv'}"],
+        "fer.cli.evaluate": [f"run={run}"],
+        "fer.cli.export": [f"run={run}"],
     }.items():
         command = [sys.executable, "-m", module, *arguments]
         done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
@@ -209,8 +209,8 @@ def test_an_entry_point_that_is_installed_is_known_in_its_section_only(
     (installed / "entry_points.txt").write_text("[fer.method]\nmine = my_methods:Mine\n")
     put(run, "method", {"_target_": "my_methods.Mine"})
     code = (
-        "import sys\nfrom pathlib import Path\nfrom fer.runs import RunFolder\n"
-        "from fer.known_targets import check_targets\n"
+        "import sys\nfrom pathlib import Path\nfrom fer.runs.run_folder import RunFolder\n"
+        "from fer.config.known_targets import check_targets\n"
         "check_targets(RunFolder(sys.argv[1]).config(), (), Path('config.yaml'))"
     )
     environment = {**os.environ, "PYTHONPATH": f"{PROJECT}{os.pathsep}{tmp_path}"}
@@ -225,7 +225,7 @@ def test_the_demo_reader_draws_below_the_cache_only(run: Path, tmp_path: Path) -
     elsewhere = tmp_path / "home" / "photos"
     for make in (lambda: None, lambda: elsewhere.mkdir(parents=True)):
         make()
-        reader = {"_target_": "fer.data.demo.read", "root": str(elsewhere), "train": 9, "test": 5, "seed": 0}
+        reader = {"_target_": "fer.data.readers.demo.read", "root": str(elsewhere), "train": 9, "test": 5, "seed": 0}
         put(run, "data.reader", reader)
         with pytest.raises(UserError, match="the run's data is not there; say where it lies with data"):
             kept_data(read_kept_config(RunFolder(run), options(tmp_path)))

@@ -107,7 +107,7 @@ def test_no_command_asks_another_machine(
 def test_two_ranks_need_no_network(overrides: list[str], tmp_path: Path) -> None:
     if os.geteuid() != 0 or shutil.which("unshare") is None:
         pytest.skip("needs root and unshare")
-    train = [sys.executable, "-m", "fer.train", *overrides, "trainer.devices=2", f"output_dir={tmp_path / 'out'}"]
+    train = [sys.executable, "-m", "fer.cli.train", *overrides, "trainer.devices=2", f"output_dir={tmp_path / 'out'}"]
     environment = {**os.environ, "PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1"}
     alone = ["unshare", "-n", "sh", "-c", 'ip link set lo up && exec "$@"', "sh", *train]
     done = subprocess.run(alone, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)

@@ -25,8 +25,8 @@ from sweeping import (
 )
 from test_resume import EPOCHS, assert_same_outcome
 
-from fer import report
-from fer.runs import RunFolder
+from fer.cli import report
+from fer.runs.run_folder import RunFolder
 
 GRID = ["method=ce,eac", "seed=0,1"]
 RATES = "0.01,0.02"

@@ -16,11 +16,11 @@ import torch
 from conftest import CHOICES, Train
 from test_resume import assert_same_outcome
 
-from fer import launch
-from fer.callbacks.progress import epochs_behind
-from fer.config import compose
+from fer.config.compose import compose
 from fer.errors import TrainingError
-from fer.runs import RunFolder, RunFolderError
+from fer.launch import run_job
+from fer.runs.run_folder import RunFolder, RunFolderError
+from fer.training.callbacks.progress_bar import epochs_behind
 
 STEPS = 4
 """Of an epoch."""
@@ -55,7 +55,7 @@ def train_until_terminated(train: Train, folder: Path, *overrides: str) -> None:
 @pytest.fixture(scope="module")
 def undisturbed(overrides: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("undisturbed")
-    launch.run(compose(overrides), folder, CHOICES)
+    run_job.run(compose(overrides), folder, CHOICES)
     return folder
 
 

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from conftest import CHOICES, Train
 
-from fer import launch
-from fer.config import compose
+from fer.config.compose import compose
+from fer.config.trainer_keys import keys_of_a_trial
 from fer.errors import ConfigError
-from fer.runs import RunFolder
-from fer.trainer_keys import keys_of_a_trial
+from fer.launch import run_job
+from fer.runs.run_folder import RunFolder
 
 
 @pytest.mark.parametrize(
@@ -54,7 +54,7 @@ def test_a_trial_writes_debug_json_and_no_result(
     assert found["trial"] == [key.partition("=")[0]]
     assert json.loads(folder.debug_file.read_text()) == json.loads(json.dumps(found))
     assert not folder.result_file.exists() and not folder.predictions_file.exists() and folder.state != "done"
-    launch.run(compose([*overrides, *given]), folder.path, CHOICES)  # the same command again is no error
+    run_job.run(compose([*overrides, *given]), folder.path, CHOICES)  # the same command again is no error
 
 
 @pytest.mark.parametrize(

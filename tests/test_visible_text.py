@@ -13,13 +13,14 @@ from hypothesis import strategies as st
 from PIL import Image
 from run_folders import write_run
 
-from fer import report
-from fer.data import cli, folder
-from fer.data.index import DatasetError
-from fer.data.prepare import read_labels
+from fer.cli import data as data_cli
+from fer.cli import report
+from fer.data.loading.prepare import read_labels
+from fer.data.readers import folder
+from fer.data.table import DatasetError
 from fer.errors import UserError
-from fer.terminal import log_to_terminal, logging_to, reported, say
-from fer.visible_text import has_controls, visible, visible_name
+from fer.files.terminal import log_to_terminal, logging_to, reported, say
+from fer.files.visible_text import has_controls, visible, visible_name
 
 HOSTILE = "\x1b[31mred\x07\x9b2J\u202eetad\x00"
 CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
@@ -80,7 +81,7 @@ def test_data_with_such_names_is_refused_and_told(tmp_path: Path, capsys: pytest
     (tmp_path / "train" / "a" / "0.png").rename(tmp_path / "train" / "a" / "0\x1b[2J.png")
     with pytest.raises(DatasetError, match="control characters; rename it"):
         read_labels(lambda: folder.read(tmp_path), lambda table: table.labels[table.train])
-    assert cli.main(["check", "data=folder", f"data.root={tmp_path}", f"cache_dir={tmp_path / 'cache'}"]) == 1
+    assert data_cli.main(["check", "data=folder", f"data.root={tmp_path}", f"cache_dir={tmp_path / 'cache'}"]) == 1
     assert not CONTROL.search(capsys.readouterr().err)
 
 

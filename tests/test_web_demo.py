@@ -17,13 +17,13 @@ from conftest import CHOICES, PROJECT
 from demo_pages import LOOPBACK, Server, start
 from photographs import Pasted, photograph
 
-from fer import launch
-from fer.config import compose
-from fer.data.decode import decode, pixels
+from fer.config.compose import compose
+from fer.data.images.decode import decode, pixels
 from fer.errors import UserError
-from fer.inference.demo_server import Demo
 from fer.inference.model import RunModel
-from fer.runs import RunFolder
+from fer.inference.page.server import Demo
+from fer.launch import run_job
+from fer.runs.run_folder import RunFolder
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 PLACES = [Pasted((150, 200), 180, 0), Pasted((450, 260), 140, 25)]
@@ -32,7 +32,7 @@ PLACES = [Pasted((150, 200), 180, 0), Pasted((450, 260), 140, 25)]
 @pytest.fixture(scope="module")
 def run(overrides: list[str], tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     folder = tmp_path_factory.mktemp("demo") / "run"
-    launch.run(compose(overrides), folder, CHOICES)
+    run_job.run(compose(overrides), folder, CHOICES)
     return RunFolder(folder)
 
 
@@ -88,7 +88,7 @@ def strange_run(overrides: list[str], shapes: Path, tmp_path_factory: pytest.Tem
         for name, strange in zip(("bar", "disc", "line"), STRANGE_NAMES, strict=True):
             shutil.copytree(shapes / split / name, root / "data" / split / strange)
     folder = root / "<b>${1+1} {{1+1}} **b** $x$ _e_" / "[a](javascript:alert(1)) `c`"
-    launch.run(compose([*overrides, f"data.root={root / 'data'}"]), folder, CHOICES)
+    run_job.run(compose([*overrides, f"data.root={root / 'data'}"]), folder, CHOICES)
     return RunFolder(folder)
 
 
@@ -226,7 +226,7 @@ def test_what_cannot_be_shown_is_refused_before_anything_is_served(run: RunFolde
     ):
         with pytest.raises(UserError, match=message):
             Demo(**options | wrong).run()
-    command = [sys.executable, "-m", "fer.web_demo", f"run={tmp_path}", "port=0"]
+    command = [sys.executable, "-m", "fer.cli.demo_app", f"run={tmp_path}", "port=0"]
     environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 2 and done.stdout == ""

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from fer.models.backbones import tiny
-from fer.models.weights import WeightsError, load_backbone_weights
+from fer.models.weights.load import WeightsError, load_backbone_weights
 
 pytestmark = pytest.mark.measured
 

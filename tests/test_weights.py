@@ -22,9 +22,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from torch import Tensor, nn
 
-from fer.models import numpy_pickle
 from fer.models.backbones import mobilenet_v2, resnet, tiny, vggface2_resnet50
-from fer.models.weights import WeightsError, load_backbone_weights
+from fer.models.weights import numpy_pickle
+from fer.models.weights.load import WeightsError, load_backbone_weights
 
 pytestmark = pytest.mark.measured
 
@@ -461,7 +461,7 @@ def call(module: str, name: str, argument: str) -> list[bytes]:
         ("pickle", "loads"),
         ("torch", "load"),
         ("torch.storage", "_load_from_bytes"),
-        ("fer.models.numpy_pickle", "pickle.loads"),
+        ("fer.models.weights.numpy_pickle", "pickle.loads"),
         ("collections", "OrderedDict"),
     ],
 )

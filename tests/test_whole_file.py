@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from fer.whole_file import open_lock, remove_unfinished, replacing
+from fer.files.atomic import open_lock, remove_unfinished, replacing
 
 pytestmark = pytest.mark.measured
 

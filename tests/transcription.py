@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fer.batch import Batch
-from fer.methods.base import Method
+from fer.methods.core.method import Method
+from fer.views.batch import Batch
 
 TOLERANCE = 1e-9
 

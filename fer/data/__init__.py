@@ -1,1 +1,1 @@
-"""From files to batches: readers, noise, the image store and the LightningDataModule."""
+"""Data sets: lists, images, label noise, batches."""

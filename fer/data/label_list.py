@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from fer.data.index import IntArray
-from fer.regular_file import open_regular
+from fer.data.table import IntArray
+from fer.files.regular import open_regular
 
 _FURTHER_COLUMN = re.compile(r"\.(jpe?g|png|bmp|webp|gif|tiff?|p[gp]m)\s+\S", re.IGNORECASE)
 """Pattern of a name with a further column between the file and the label."""

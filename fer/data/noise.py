@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fer.data.index import DatasetError, IntArray, SampleTable
 from fer.data.label_list import read_label_list
+from fer.data.table import DatasetError, IntArray, SampleTable
 from fer.errors import OtherClasses
 
 log = logging.getLogger(__name__)

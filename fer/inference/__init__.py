@@ -1,1 +1,1 @@
-"""A trained method on photographs: find faces, classify them, write what was found."""
+"""Photographs, exported networks and the page in the browser."""

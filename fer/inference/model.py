@@ -12,13 +12,13 @@ import torch
 from numpy.typing import NDArray
 
 from fer.errors import ConfigError, UserError
-from fer.finished_run import trained, training_images
+from fer.files.atomic import write_json
+from fer.files.plain_data import PlainDataError, read_json
 from fer.inference.faces import MOST_MEASURED, STANDARD_TEMPLATE, FaceDetector, measured_template, template_fault
-from fer.kept_config import ReadingOptions, read_kept_config
-from fer.methods.explanation import explain
-from fer.plain_data import PlainDataError, read_json
-from fer.runs import RunFolder, RunFolderError
-from fer.whole_file import write_json
+from fer.methods.core.explain import explain
+from fer.runs.run_folder import RunFolder, RunFolderError
+from fer.training.finished_run import trained, training_images
+from fer.training.kept_config import ReadingOptions, read_kept_config
 
 log = logging.getLogger(__name__)
 

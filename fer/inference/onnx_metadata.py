@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fer.class_names import class_names_fault
-from fer.data.decode import MAX_EDGE
+from fer.data.images.decode import MAX_EDGE
+from fer.files.class_names import class_names_fault
+from fer.files.plain_data import PlainDataError, parse_json
+from fer.files.visible_text import visible_name
 from fer.inference.faces import template_fault
-from fer.plain_data import PlainDataError, parse_json
-from fer.visible_text import visible_name
 
 _LONGEST = 1_000_000
 _MOST_NORMALISATION = 100.0

@@ -20,16 +20,16 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fer.errors import ConfigError, UserError
+from fer.files.atomic import replacing
+from fer.files.visible_text import visible
 from fer.inference.faces import FaceDetector
 from fer.inference.model import Images, Model, Prediction, RunModel, Template
 from fer.inference.onnx_metadata import MetadataError, check_signature, read_metadata
-from fer.methods.base import Method
-from fer.methods.two_networks import TwoNetworks
+from fer.methods.core.method import Method
+from fer.methods.core.two_networks import TwoNetworks
 from fer.models.cam import class_activation_maps
 from fer.models.network import FaceNetwork
 from fer.views.augmentation import Augmentation
-from fer.visible_text import visible
-from fer.whole_file import replacing
 
 TOLERANCE = 1e-4
 """Greatest difference of logits and maps that passes as the same, absolute, and relative where they exceed 1."""

@@ -7,8 +7,8 @@ from pathlib import Path
 from fer.errors import ConfigError
 from fer.inference.model import Model, RunModel
 from fer.inference.onnx_model import OnnxModel
-from fer.kept_config import ReadingOptions
-from fer.runs import RunFolder
+from fer.runs.run_folder import RunFolder
+from fer.training.kept_config import ReadingOptions
 
 
 def open_model(

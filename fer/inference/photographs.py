@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from fer.data.decode import FORMATS, ImageFault, decode, pixels
+from fer.data.images.decode import FORMATS, ImageFault, decode, pixels
 from fer.errors import ConfigError
 from fer.inference.faces import Face, FaceDetector, Photograph, alignment, cut_out
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn import functional as F
 
-from fer.batch import Batch
-from fer.methods.base import Loss, Method
+from fer.methods.core.method import Loss, Method
+from fer.views.batch import Batch
 
 
 class CrossEntropy(Method):

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fer.batch import Batch
-from fer.methods.base import Loss, Setting
-from fer.methods.two_networks import Evaluated, TwoNetworks
+from fer.methods.core.method import Loss, Setting
+from fer.methods.core.two_networks import Evaluated, TwoNetworks
+from fer.views.batch import Batch
 
 Schedule = Literal["released", "paper"]
 

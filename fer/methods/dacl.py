@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fer.batch import Batch
-from fer.methods.base import Loss, Method, Setting
+from fer.methods.core.method import Loss, Method, Setting
 from fer.models.network import feature_norm
+from fer.views.batch import Batch
 
 
 def sparse_center_loss(features: Tensor, attention: Tensor, centers: Tensor) -> Tensor:

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fer.batch import Batch
 from fer.errors import TrainingError
-from fer.methods.base import Loss, Setting
-from fer.methods.training_pass import over_training_samples
-from fer.methods.two_networks import Evaluated, TwoNetworks, mean_of
+from fer.methods.core.method import Loss, Setting
+from fer.methods.core.over_training_set import over_training_samples
+from fer.methods.core.two_networks import Evaluated, TwoNetworks, mean_of
 from fer.models.batch_norm import groups_apart, make_groupable
+from fer.views.batch import Batch
 
 Prior = Literal["uniform", "given", "none"]
 

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fer.batch import Batch
-from fer.methods.base import Loss, Method, Setting
+from fer.methods.core.method import Loss, Method, Setting
 from fer.models.batch_norm import keep_views_apart
 from fer.models.cam import class_activation_maps
 from fer.views.augmentation import ERASE_RECIPES, EraseRecipe
+from fer.views.batch import Batch
 from fer.views.flip import mirror
 
 Erase = Literal["shared", "independent", "none", "released"]

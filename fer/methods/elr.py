@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fer.batch import Batch
-from fer.methods.base import Loss, Setting
+from fer.methods.core.method import Loss, Setting
 from fer.methods.eac import AttentionConsistency
 from fer.views.augmentation import EraseRecipe
+from fer.views.batch import Batch
 
 LEAST_PROBABILITY = 1e-4
 

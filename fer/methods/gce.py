@@ -7,11 +7,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fer.batch import Batch
-from fer.methods.base import Loss, Setting
+from fer.methods.core.method import Loss, Setting
+from fer.methods.core.over_training_set import over_training_samples
 from fer.methods.eac import AttentionConsistency
-from fer.methods.training_pass import over_training_samples
 from fer.views.augmentation import EraseRecipe
+from fer.views.batch import Batch
 
 LEAST_PROBABILITY = 1e-7
 """The slope of p ** q is infinite at 0, which a softmax reaches in float32."""

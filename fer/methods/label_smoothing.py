@@ -5,10 +5,10 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn import functional as F
 
-from fer.batch import Batch
-from fer.methods.base import Loss, Setting
+from fer.methods.core.method import Loss, Setting
 from fer.methods.eac import AttentionConsistency
 from fer.views.augmentation import EraseRecipe
+from fer.views.batch import Batch
 
 
 class LabelSmoothing(AttentionConsistency):

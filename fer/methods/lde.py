@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fer.batch import Batch
-from fer.methods.base import Loss, Method, Setting
+from fer.methods.core.method import Loss, Method, Setting
+from fer.views.batch import Batch
 
 
 class PairScore(nn.Module):

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fer.batch import Batch
-from fer.methods.base import Loss, Setting
-from fer.methods.two_networks import Evaluated, TwoNetworks, mean_of
+from fer.methods.core.method import Loss, Setting
+from fer.methods.core.two_networks import Evaluated, TwoNetworks, mean_of
 from fer.models.batch_norm import groups_apart, make_groupable
+from fer.views.batch import Batch
 from fer.views.rand_augment import RandAugment
 from fer.views.resize import resize
 from fer.views.warps import random_mirror, random_shift

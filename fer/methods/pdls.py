@@ -11,11 +11,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from fer.batch import Batch
 from fer.errors import OtherClasses
-from fer.methods.base import Loss, Setting
+from fer.methods.core.method import Loss, Setting
 from fer.methods.eac import AttentionConsistency
 from fer.views.augmentation import EraseRecipe
+from fer.views.batch import Batch
 
 
 class PDLS(AttentionConsistency):

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fer.batch import Batch
-from fer.methods.base import Loss, Method, Setting
+from fer.methods.core.method import Loss, Method, Setting
+from fer.views.batch import Batch
 
 Crops = Literal["released", "fixed", "random"]
 Passes = Literal["separate", "joint"]

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fer.batch import Batch
-from fer.methods.base import Loss, Method, Setting
-from fer.methods.parameter_groups import faster
+from fer.methods.core.method import Loss, Method, Setting
+from fer.methods.core.parameter_groups import faster
 from fer.models.network import feature_norm
+from fer.views.batch import Batch
 
 _EPS = 2e-5
 

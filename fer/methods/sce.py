@@ -9,10 +9,10 @@ import math
 from torch import Tensor
 from torch.nn import functional as F
 
-from fer.batch import Batch
-from fer.methods.base import Loss, Setting
+from fer.methods.core.method import Loss, Setting
 from fer.methods.eac import AttentionConsistency
 from fer.views.augmentation import EraseRecipe
+from fer.views.batch import Batch
 
 LOG_OF_ZERO = math.log(1e-4)
 """What stands for log 0 in the one-hot label."""

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fer.batch import Batch
-from fer.methods.base import Loss, Method, Setting
+from fer.methods.core.method import Loss, Method, Setting
+from fer.views.batch import Batch
 
 HeadDrop = Literal["head", "token"]
 
@@ -105,9 +105,10 @@ class TransFER(Method):
                         the first ``heads`` tokens to 0 instead
         zero_head       true: the classifier starts at 0
 
-    Differences from the released code: features are the experiment's backbone's, not those of an IR-50 with 14 x 14 x
-    256 at 112 pixels; layers without a start named here start as torch's and not as Paddle's. That the paper's
-    MSAD sets the head's output to 0, before the output layer, is an assumption.
+    Differences from the released code: features are the experiment's backbone's, not those of an IR-50 without its last
+    stage, whose map is 14 x 14 x 256 at 112 pixels (``experiment=transfer_raf_db`` has a map of this shape); layers
+    without a start named here start as torch's and not as Paddle's. That the paper's MSAD sets the head's output to 0,
+    before the output layer, is an assumption; the released code does not.
 
     Args:
         setting: what the experiment fixes.

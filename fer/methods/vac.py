@@ -13,10 +13,10 @@ import math
 from torch import Tensor
 from torch.nn import functional as F
 
-from fer.batch import Batch
-from fer.methods.base import Loss, Method, Setting
+from fer.methods.core.method import Loss, Method, Setting
 from fer.methods.eac import attention_consistency_loss
 from fer.models.cam import class_activation_maps
+from fer.views.batch import Batch
 
 
 class VAC(Method):

@@ -1,1 +1,1 @@
-"""Backbones, the classification network on top of them, and safe loading of weights."""
+"""Backbones and the networks around them."""

@@ -6,8 +6,11 @@
 - ``no_pool``: without the pool; 112 px give 7x7. Published weights fit.
 - ``small``: 3x3 with stride 1 and no pool; 56 px give 7x7. Published weights fit but for the first convolution.
 
-``weights``, ``allow_partial_weights`` and ``weights_sha256`` are those of ``fer.models.weights.load_backbone_weights``;
-``weights=None`` leaves torchvision's random initialisation.
+``stages=3`` ends a ResNet before its last stage, which halves its channels and doubles the edges of the map. Published
+weights fit, without those of the stage left out.
+
+``weights``, ``allow_partial_weights`` and ``weights_sha256`` are those of
+``fer.models.weights.load.load_backbone_weights``; ``weights=None`` leaves torchvision's random initialization.
 """
 
 from __future__ import annotations
@@ -21,8 +24,8 @@ from torchvision.models import resnet as torchvision_resnet
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from fer.errors import ConfigError
-from fer.models.weight_file import VGGFACE2
-from fer.models.weights import LoadReport, load_backbone_weights
+from fer.models.weights.load import LoadReport, load_backbone_weights
+from fer.models.weights.weight_file import VGGFACE2
 
 STEMS = ("imagenet", "no_pool", "small")
 _MOBILE_TRUNK = 14  # Blocks before the last stride, as of a ResNet.
@@ -78,21 +81,33 @@ class ResNet(Backbone, torchvision_resnet.ResNet):
     layer4: nn.Sequential
     fc: nn.Linear
 
-    def __init__(self, name: str, block: type[BasicBlock | Bottleneck], layers: list[int], stem: str) -> None:
+    def __init__(
+        self, name: str, block: type[BasicBlock | Bottleneck], layers: list[int], stem: str, stages: int
+    ) -> None:
+        if stages not in (3, 4):
+            raise ConfigError(f"backbone.stages={stages}: choose 3 or 4")
         super().__init__(block, layers)
         self.name = name
+        self.stages = stages
         self.num_features = self.fc.in_features
         del self.avgpool, self.fc
+        if stages == 3:
+            self.num_features //= 2
+            del self.layer4
         if _checked(stem) != "imagenet":
             self.maxpool = nn.Identity()
         if stem == "small":
             self.conv1 = nn.Conv2d(3, self.conv1.out_channels, 3, padding=1, bias=False)
             _initialise(self.conv1)
 
+    @property
+    def last_stage(self) -> nn.Module:
+        return self.layer4 if self.stages == 4 else self.layer3
+
     def trunk(self, x: Tensor) -> Tensor:
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
-        features: Tensor = self.layer3(self.layer2(self.layer1(x)))
-        return features
+        features: Tensor = self.layer2(self.layer1(x))
+        return self.layer3(features) if self.stages == 4 else features
 
 
 class StrideFirstBottleneck(Bottleneck):
@@ -168,6 +183,7 @@ def resnet(
     *,
     depth: int,
     stem: str = "imagenet",
+    stages: int = 4,
     weights: str | None = None,
     allow_partial_weights: bool = False,
     weights_sha256: str | None = None,
@@ -175,18 +191,19 @@ def resnet(
     """ResNet of 18, 34 (C = 512), 50, 101 or 152 layers (C = 2048; strides on the 3x3 as in torchvision).
 
     Raises:
-        ConfigError: another depth or stem.
+        ConfigError: another depth, stem or number of stages.
         WeightsError: see ``load_backbone_weights``.
     """
     if depth not in RESNETS:
         raise ConfigError(f"backbone.depth={depth}: choose one of {', '.join(map(str, RESNETS))}")
-    backbone = ResNet(f"resnet{depth}", *RESNETS[depth], stem)
+    backbone = ResNet(f"resnet{depth}", *RESNETS[depth], stem, stages)
     return _with_weights(backbone, weights, allow_partial_weights, weights_sha256)
 
 
 def vggface2_resnet50(
     *,
     stem: str = "imagenet",
+    stages: int = 4,
     weights: str | None = None,
     allow_partial_weights: bool = False,
     weights_sha256: str | None = None,
@@ -197,10 +214,10 @@ def vggface2_resnet50(
     padding and rounds up.
 
     Raises:
-        ConfigError: another stem.
+        ConfigError: another stem or number of stages.
         WeightsError: see ``load_backbone_weights``.
     """
-    backbone = ResNet(VGGFACE2, StrideFirstBottleneck, RESNETS[50][1], stem)
+    backbone = ResNet(VGGFACE2, StrideFirstBottleneck, RESNETS[50][1], stem, stages)
     if stem == "imagenet":
         backbone.maxpool = nn.MaxPool2d(3, stride=2, padding=0, ceil_mode=True)
     return _with_weights(backbone, weights, allow_partial_weights, weights_sha256)

@@ -1,0 +1,262 @@
+"""fer-data: check a data set, print its statistics, write a noise list, make demo faces."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import sys
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from hydra.errors import HydraException
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from rich.console import Console
+from rich.table import Table
+
+from fer.config.compose import compose
+from fer.config.hydra_errors import explained
+from fer.config.quoting import quote_foreign_paths
+from fer.data.images.store import ImageStore
+from fer.data.label_list import write_label_list
+from fer.data.loading.prepare import Noise, Reader, prepare, read_labels
+from fer.data.noise import fingerprint, transition_counts
+from fer.data.table import DatasetError, IntArray, SampleTable
+from fer.errors import ConfigError
+from fer.files.atomic import replacing
+from fer.files.terminal import say
+from fer.files.visible_text import tell_apart
+
+_OVERRIDES = "Hydra overrides as for fer-train, such as data=raf_db data.root=PATH noise=symmetric noise.ratio=0.3"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit status 0; 1 for a data set or noise that cannot be used; 2 for a configuration that cannot be composed."""
+    arguments = _parser().parse_args(argv)
+    run: Callable[[argparse.Namespace], None] = arguments.run
+    try:
+        run(arguments)
+    except (HydraException, OmegaConfBaseException) as error:
+        say(f"fer-data: {explained(error, overrides=arguments.overrides)}", to_stderr=True)
+        return 2
+    except ConfigError as error:
+        say(f"fer-data: {error}", to_stderr=True)
+        return 2
+    except DatasetError as error:
+        say(f"fer-data: {error.report()}", to_stderr=True)
+        return 1
+    except (ValueError, OSError) as error:
+        say(f"fer-data: {error}", to_stderr=True)
+        return 1
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="fer-data", description=__doc__.partition(": ")[2] if __doc__ else None)
+    verbs = parser.add_subparsers(required=True, metavar="VERB")
+
+    def add(name: str, run: Callable[[argparse.Namespace], None], text: str) -> argparse.ArgumentParser:
+        verb = verbs.add_parser(name, help=text, description=text)
+        verb.set_defaults(run=run)
+        return verb
+
+    check_ = add("check", check, "read and decode a data set; list every fault, or its counts and warnings")
+    stats_ = add("stats", stats, "print class counts and imbalance, with noise also the transition counts")
+    noise_ = add("noise", noise, "write the training labels with noise as a list in the published format")
+    demo_ = add("demo", demo, "make a folder of procedural demo faces and a contact sheet")
+    noise_.add_argument("out", type=Path, metavar="OUT.txt", help="list to write; an existing file is not overwritten")
+    for verb in (check_, stats_, noise_):
+        verb.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help=_OVERRIDES)
+    demo_.add_argument("folder", type=Path, help="folder to write to")
+    demo_.add_argument("--train", type=int, default=1400, help="training images (default %(default)s)")
+    demo_.add_argument("--test", type=int, default=420, help="test images (default %(default)s)")
+    demo_.add_argument("--seed", type=int, default=0, help="other seeds give other faces (default %(default)s)")
+    return parser
+
+
+def check(arguments: argparse.Namespace) -> None:
+    config = _compose(arguments.overrides)
+    table, given, store = prepare(
+        *_reader_and_noise(config),
+        size=config.data.store_size,
+        cache_dir=config.cache_dir if config.image_cache else None,
+        on_bad_image=config.data.on_bad_image,
+        thorough=True,
+    )
+    say(_summary(table))
+    _show(_counts(table, None))
+    for warning in (*table.warnings, *store.warnings, *_leaks(table, store.bad), *_copies(table, store)):
+        say(f"warning: {warning}")
+    say(_changed(table, given))
+    say(f"decoded images in {store.path}, fingerprint {store.content_fingerprint}")
+    say(f"read all {len(table.paths):,} image files in full and compared all decoded pixels with the fingerprint")
+
+
+def stats(arguments: argparse.Namespace) -> None:
+    config = _compose(arguments.overrides)
+    table, given = read_labels(*_reader_and_noise(config))
+    clean = table.labels[table.train]
+    changed = bool((given != clean).any())
+    say(_summary(table))
+    _show(_counts(table, given if changed else None))
+    counts = table.class_counts(table.train)
+    if counts.min() > 0:
+        ratio = counts.max() / counts.min()
+        names = table.class_names
+        say(f"imbalance {ratio:.1f} : 1 ({names[counts.argmax()]} to {names[counts.argmin()]}, train)")
+    say(_changed(table, given))
+    if changed:
+        _show(_transitions(table, given))
+
+
+def noise(arguments: argparse.Namespace) -> None:
+    out: Path = arguments.out
+    if "=" in out.name:
+        raise ValueError(f"'{out}' looks like an override; the list to write comes first: fer-data noise OUT.txt ...")
+    if out.exists():
+        raise FileExistsError(f"{out} exists and is not overwritten; remove it or choose another name")
+    config = _compose(arguments.overrides)
+    table, given = read_labels(*_reader_and_noise(config))
+    names = table.file_names
+    write_label_list(out, [names[row] for row in table.train], given)
+    say(f"{out}: {_changed(table, given)}")
+
+
+def demo(arguments: argparse.Namespace) -> None:
+    from fer.data.readers import demo as faces
+
+    faces.write(arguments.folder, train=arguments.train, test=arguments.test, seed=arguments.seed)
+    sheet = arguments.folder / "contact_sheet.png"
+    with replacing(sheet) as unfinished:
+        faces.contact_sheet(seed=arguments.seed).save(unfinished, "PNG")
+    say(f"{arguments.train:,} training and {arguments.test:,} test faces in {arguments.folder}; see {sheet}")
+
+
+def _compose(overrides: list[str]) -> DictConfig:
+    config = compose(quote_foreign_paths(overrides))
+    groups = ("data", "noise")
+    missing = [f"{name}.{key}" for name in groups for key in config[name] if OmegaConf.is_missing(config[name], key)]
+    if missing:
+        raise ConfigError(f"{' and '.join(missing)} must be given: add {' '.join(f'{key}=...' for key in missing)}")
+    return config
+
+
+def _reader_and_noise(config: DictConfig) -> tuple[Reader, Noise]:
+    # Bound here and called later, so that their own errors arrive and not Hydra's report of them.
+    reader: partial[SampleTable] = instantiate(config.data.reader, _partial_=True, _convert_="all")
+    make: partial[IntArray] = instantiate(config.noise, _convert_="all")
+    return reader, make
+
+
+def _show(grid: Table) -> None:
+    Console(markup=False, highlight=False, emoji=False).print(grid)
+
+
+def _summary(table: SampleTable) -> str:
+    return (
+        f"{table.name} in {table.root}: {len(table.train):,} training and {len(table.test):,} test images, "
+        f"{table.num_classes} classes"
+    )
+
+
+def _changed(table: SampleTable, given: IntArray) -> str:
+    changed = int((given != table.labels[table.train]).sum())
+    share = changed / max(1, len(given))
+    return f"{changed:,} of {len(given):,} training labels changed ({share:.2%}), fingerprint {fingerprint(given)}"
+
+
+def _counts(table: SampleTable, given: IntArray | None) -> Table:
+    train, test = table.class_counts(table.train), table.class_counts(table.test)
+    columns = {"train": train, "test": test}
+    grid = Table("class", box=None)
+    for name in ("train", "test", "share of train"):
+        grid.add_column(name, justify="right")
+    noisy = None
+    if given is not None:
+        grid.add_column("train with noise", justify="right")
+        noisy = transition_counts(table.labels[table.train], given, table.num_classes).sum(axis=0)
+    for label, name in enumerate(table.class_names):
+        cells = [f"{counts[label]:,}" for counts in columns.values()] + [f"{train[label] / max(1, train.sum()):.1%}"]
+        grid.add_row(name, *cells, *([] if noisy is None else [f"{noisy[label]:,}"]))
+    total = [f"{train.sum():,}", f"{test.sum():,}", "", *([] if noisy is None else [f"{noisy.sum():,}"])]
+    grid.add_row("all", *total)
+    return grid
+
+
+def _transitions(table: SampleTable, given: IntArray) -> Table:
+    grid = Table("true \\ given", box=None)
+    for name in tell_apart([name[:9] for name in table.class_names]):
+        grid.add_column(name, justify="right")
+    for name, row in zip(
+        table.class_names, transition_counts(table.labels[table.train], given, table.num_classes), strict=True
+    ):
+        grid.add_row(name, *(f"{count}" for count in row))
+    return grid
+
+
+def _leaks(table: SampleTable, bad: IntArray) -> list[str]:
+    """A warning about test images whose files equal a training image's byte for byte; ``bad`` rows are not used."""
+    by_size: dict[int, list[int]] = defaultdict(list)
+    for row in np.setdiff1d(np.arange(len(table.paths)), bad).tolist():
+        by_size[table.paths[row].stat().st_size].append(row)
+    train: dict[bytes, int] = {}
+    pairs: list[tuple[int, int]] = []
+    for rows in by_size.values():
+        if len({bool(table.is_train[row]) for row in rows}) == 1:
+            continue
+        for row in sorted(rows, key=lambda row: not table.is_train[row]):
+            digest = hashlib.sha256(table.paths[row].read_bytes()).digest()
+            if table.is_train[row]:
+                train.setdefault(digest, row)
+            elif digest in train:
+                pairs.append((row, train[digest]))
+    if not pairs:
+        return []
+    first_test, first_train = (table.file_names[row] for row in min(pairs))
+    return [
+        f"{len(pairs):,} test images are also training images, byte for byte, first {first_test} = {first_train}: "
+        "test scores are too high; remove one copy of each"
+    ]
+
+
+def _copies(table: SampleTable, store: ImageStore) -> list[str]:
+    """Warn about copies that are not equal byte for byte, pictures with two labels, and such as show nothing."""
+    from fer.data.images.copies import constant_images, find_copies  # the only verb that hashes pictures
+
+    readable = np.setdiff1d(np.arange(len(table.paths)), store.bad)
+    constant = constant_images(store.images, readable)
+    rows = np.setdiff1d(readable, constant)
+    train, test = rows[table.is_train[rows]], rows[~table.is_train[rows]]
+    warnings = []
+    if len(constant):
+        warnings.append(
+            f"{len(constant):,} images show nothing but one color, first {table.described(constant[0])}: remove them, "
+            "they teach and test nothing"
+        )
+    copies = find_copies(store.images, test, train)
+    altered = [one for one in copies if not np.array_equal(store.images[one.row], store.images[one.of])]
+    if altered:
+        first = altered[0]
+        mirrored = sum(one.is_mirrored for one in altered)
+        warnings.append(
+            f"{len({one.row for one in altered}):,} test images are also training images, re-encoded or mirrored "
+            f"({mirrored:,}), first {table.described(first.row)} = {table.described(first.of)}: test scores are too "
+            "high; remove one copy of each"
+        )
+    twice = [one for one in find_copies(store.images, train, train) if table.labels[one.row] != table.labels[one.of]]
+    if twice:
+        first, names = twice[0], table.class_names
+        labels = " and ".join(names[table.labels[row]] for row in (first.of, first.row))
+        warnings.append(
+            f"{len(twice):,} pictures stand under two labels in train, first {table.described(first.of)} and "
+            f"{table.described(first.row)} ({labels}): one of each is wrong"
+        )
+    return warnings
+
+
+if __name__ == "__main__":
+    sys.exit(main())

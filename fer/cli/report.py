@@ -1,0 +1,138 @@
+"""fer-report: runs as tables, comparisons and plots, mean ± standard deviation over seeds, all numbers in percent."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from fer.config.cache_folder import default_cache_dir
+from fer.errors import UserError
+from fer.files.atomic import replacing_text
+from fer.files.regular import open_regular
+from fer.files.terminal import reported, say
+from fer.files.visible_text import visible_name
+
+_SUFFIXES = {".csv": "csv", ".tex": "latex", ".html": "html", ".md": "markdown"}
+_MOST_READ = 20_000_000
+# Shown by default where each takes one column.
+_SIDE_BY_SIDE = ["test/acc", "test/macro_acc", "memorized", "recovered"]
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Exit status 0; 2 where there is no run or an option does not fit the runs."""
+    arguments = _parser().parse_args(argv)
+    with reported("fer-report"):
+        if arguments.output is not None:
+            from fer.runs.output_files import Inputs, check_output
+
+            check_output(
+                arguments.output,
+                Inputs([]),
+                may_replace=arguments.overwrite or _is_report(arguments.output),
+                remedy="it is no earlier report: choose another --output, or give --overwrite",
+            )
+        text = report(arguments)
+        if arguments.output is None:
+            print(text, end="")
+            return
+        try:
+            with replacing_text(arguments.output) as stream:
+                stream.write(text)
+        except OSError as error:
+            raise UserError(f"cannot write {arguments.output} ({error.strerror})") from error
+
+
+def report(options: argparse.Namespace) -> str:
+    """The text of a report; draws the plots on the way."""
+    from fer.reports.collect import collect
+    from fer.reports.csv_export import long_form
+    from fer.reports.document import Document, comparison_grid, notes, results_grid
+    from fer.reports.figures.curves import draw
+    from fer.reports.formats import RENDERERS
+    from fer.reports.published import series_beside
+    from fer.reports.significance import compare
+    from fer.reports.table import arrange
+
+    found = collect(options.folders, options.where)
+    table = arrange(found.runs, options.rows, options.cols)
+    metrics = options.metric or (_SIDE_BY_SIDE if len(table.columns) == 1 else ["test/acc"])
+    known = {metric for run in table.runs for metric in run.metrics}
+    for metric in options.metric:
+        if known and metric not in known:
+            raise UserError(f"no finished run has the metric {metric!r}; there are {', '.join(sorted(known))}")
+    series = series_beside(table, "test/acc") if options.published and "test/acc" in metrics else []
+    compared = (options.metric or ["test/acc"]) if options.against else []
+    comparisons = [one for metric in compared for one in compare(table, metric, options.against, options.test)]
+    remarks = notes(table, metrics, series, found.faults, compared=bool(comparisons))
+    figures = draw(table, options.plots) if options.plots else []
+    if options.figures:
+        from fer.reports.figures.all_figures import draw_figures
+        from fer.training.kept_config import ReadingOptions
+
+        reading = ReadingOptions(
+            cache_dir=str(options.cache_dir or default_cache_dir()),
+            trust=options.trust,
+            data_root=None if options.data_root is None else str(options.data_root),
+        )
+        drawn = draw_figures(table, options.figures, options=reading, shown=options.maps)
+        figures, remarks = figures + drawn.files, remarks + drawn.notes
+    remarks = [visible_name(remark) for remark in remarks]
+    chosen = options.format or _default_format(options.output)
+    if chosen == "csv":
+        say("\n".join(remarks), to_stderr=True)
+        return long_form(table, metrics, series, comparisons)
+    grids = [results_grid(table, metrics, series)]
+    if comparisons:
+        grids.append(comparison_grid(table, comparisons, options.against, options.test))
+    return RENDERERS[chosen](Document(grids, remarks, figures))
+
+
+def _is_report(path: Path) -> bool:
+    """Tell whether a file is an earlier report in any format, which a new one may replace."""
+    from fer.reports.csv_export import COLUMNS
+    from fer.reports.document import FIRST_NOTE
+
+    try:
+        with open_regular(path) as stream:
+            text = stream.read(_MOST_READ).decode("utf-8")
+    except (OSError, UnicodeDecodeError):
+        return False
+    return FIRST_NOTE in " ".join(text.split()) or ",".join(COLUMNS) in text.partition("\n")[0]
+
+
+def _default_format(output: Path | None) -> str:
+    if output is not None:
+        return _SUFFIXES.get(output.suffix, "markdown")
+    return "terminal" if sys.stdout.isatty() else "markdown"
+
+
+def _parser() -> argparse.ArgumentParser:
+    def keys(text: str) -> list[str]:
+        return [key.strip() for key in text.split(",") if key.strip()]
+
+    parser = argparse.ArgumentParser(prog="fer-report", description=__doc__)
+    add = parser.add_argument
+    add("folders", nargs="+", type=Path, metavar="FOLDER", help="folders with runs in them, at any depth")
+    add("--rows", type=keys, default=[], metavar="KEY,…", help="configuration keys or groups; default: what differs")
+    add("--cols", type=keys, default=[], metavar="KEY,…", help="the same for columns; default: noise and its ratio")
+    add("--where", action="append", default=[], metavar="KEY=VALUE,…", help="only these runs; may be repeated")
+    add("--metric", type=keys, default=[], metavar="NAME,…", help="test/acc, memorized, best (optimistic) …")
+    add("--against", metavar="VALUE", help="compare with this value of the first row key, or with KEY=VALUE")
+    add("--test", choices=["t", "wilcoxon"], default="t", help="paired test of --against (default: %(default)s)")
+    add("--plots", type=Path, metavar="DIR", help="draw what the runs support, as PNG and SVG")
+    add("--figures", type=Path, metavar="DIR", help="draw maps, features, confusion, calibration and suspect labels")
+    add("--data-root", type=Path, metavar="PATH", help="for --figures: where the data of the runs lies now")
+    add("--cache-dir", type=Path, metavar="PATH", help="for --figures: decoded images are kept there")
+    add("--trust", action="append", default=[], metavar="TARGET", help="for --figures: code outside fer that may run")
+    add("--maps", choices=["predicted", "given", "true"], default="predicted", help="for --figures: maps of this label")
+    add("--no-published", dest="published", action="store_false", help="without the published numbers of RAF-DB")
+    add("--format", choices=["terminal", *_SUFFIXES.values()], help="default: as FILE ends; markdown in a pipe")
+    add("--output", type=Path, metavar="FILE", help="write the report there")
+    add("--overwrite", action="store_true", help="--output may replace a file that is no report")
+    return parser
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Composing, naming, checking and building configurations."""

@@ -1,0 +1,1 @@
+"""Decoding images once, and keeping them."""

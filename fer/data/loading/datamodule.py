@@ -1,0 +1,243 @@
+"""The LightningDataModule: a data set with its noise, served as uint8 batches."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as L
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from fer.data.images.store import ImageStore
+from fer.data.loading.prepare import prepare
+from fer.data.loading.samplers import RankBatches
+from fer.data.table import BoolArray, IntArray, SampleTable
+from fer.views.batch import Batch
+
+PROTOCOLS = ("last5", "holdout")
+
+log = logging.getLogger(__name__)
+
+
+class FaceDataset(Dataset[Batch]):
+    """Rows of a table as whole batches of uint8 images: ``dataset.__getitems__([3, 1, 4])`` is a ``Batch`` of three.
+
+    Args:
+        store: decoded images of the table.
+        rows: table rows of the split, (n,); ``batch.index`` counts along them.
+        given: labels in force, (n,).
+        clean: true labels, (n,), -1 where unknown.
+    """
+
+    def __init__(self, store: ImageStore, rows: IntArray, given: IntArray, clean: IntArray) -> None:
+        self.store = store
+        self.rows = rows
+        self.given = given
+        self.clean = clean
+
+    @property
+    def labels_are_clean(self) -> bool:
+        """Whether every label in force is the true one."""
+        return bool((self.given == self.clean).all())
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> Batch:
+        return self.__getitems__([index])
+
+    def __getitems__(self, indices: list[int]) -> Batch:
+        chosen = np.asarray(indices, dtype=np.int64)  # also where there are none
+        return Batch(
+            image=torch.from_numpy(self.store.images[self.rows[chosen]]),
+            label=torch.from_numpy(self.given[chosen]),
+            clean_label=torch.from_numpy(self.clean[chosen]),
+            index=torch.from_numpy(chosen),
+        )
+
+
+class TrainingLoader(DataLoader[Batch]):
+    """Knows its place in an epoch, which Lightning keeps in checkpoints."""
+
+    batch_sampler: RankBatches
+    _given = 0
+
+    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
+        self._given = self.batch_sampler.left_out
+        for batch in super().__iter__():
+            self._given += 1
+            yield batch
+
+    def state_dict(self) -> dict[str, int]:
+        return {"epoch": self.batch_sampler.epoch, "batches": self._given}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.batch_sampler.leave_out(state["batches"], epoch=state["epoch"])
+
+
+class FaceDataModule(L.LightningDataModule):
+    """One data set with one noise.
+
+    ``setup`` reads and decodes everything, so that all faults of the data appear before training. Training rows whose
+    image cannot be decoded are left out where ``on_bad_image`` is ``skip``.
+
+    Args:
+        read: makes the sample table.
+        noise: labels in force of the table's training rows, (N_train,).
+        batch_size: total over all devices.
+        train_samples: train on so many samples only, drawn alike for every seed and noise; ``None`` = all. A smaller
+            draw lies inside a larger one.
+        store_size: edge length in pixels of the decoded images.
+        cache_dir: folder of the image stores.
+        image_cache: ``False`` decodes at every start and keeps the store only while this process lives.
+        on_bad_image: ``error`` or ``skip``.
+        protocol: ``last5`` evaluates the test split after every epoch; ``holdout`` keeps a stratified share of the
+            training split, with its labels in force, for that.
+        holdout_share: that share, in (0, 0.5].
+        seed: order of the training samples and choice of the holdout.
+        num_workers: processes that fetch batches; 0 = the main process.
+
+    Raises:
+        ValueError: a value outside its range.
+        DatasetError: from ``setup``, all faults of the data set.
+    """
+
+    def __init__(
+        self,
+        *,
+        read: Callable[[], SampleTable],
+        noise: Callable[[SampleTable], IntArray],
+        batch_size: int,
+        store_size: int,
+        cache_dir: str | Path,
+        on_bad_image: str = "error",
+        protocol: str = "last5",
+        holdout_share: float = 0.1,
+        train_samples: int | None = None,
+        seed: int = 0,
+        num_workers: int = 0,
+        image_cache: bool = True,
+    ) -> None:
+        super().__init__()
+        if train_samples is not None and train_samples < 1:
+            raise ValueError(f"train_samples is {train_samples}; it must be 1 or more, or null for all")
+        if protocol not in PROTOCOLS:
+            raise ValueError(f"protocol is {protocol!r}; choose one of {', '.join(PROTOCOLS)}")
+        if not 0 < holdout_share <= 0.5:
+            raise ValueError(f"holdout_share is {holdout_share}; it must lie in (0, 0.5]")
+        self.read = read
+        self.noise = noise
+        self.batch_size = batch_size
+        self.store_size = store_size
+        self.cache_dir = cache_dir if image_cache else None
+        self.on_bad_image = on_bad_image
+        self.protocol = protocol
+        self.holdout_share = holdout_share
+        self.train_samples = train_samples
+        self.seed = seed
+        self.num_workers = num_workers
+        self.table: SampleTable
+
+    def setup(self, stage: str | None = None) -> None:
+        if hasattr(self, "table"):
+            return
+        self.table, given, self.store = prepare(
+            self.read, self.noise, size=self.store_size, cache_dir=self.cache_dir, on_bad_image=self.on_bad_image
+        )
+        for warning in (*self.table.warnings, *self.store.warnings):
+            log.warning("%s", warning)
+        chosen = self._chosen(~np.isin(self.table.train, self.store.bad))
+        self.train = self._dataset(self.table.train[chosen], given[chosen])
+        test = np.setdiff1d(self.table.test, self.store.bad)
+        self.test = self._dataset(test, self.table.labels[test])
+        self.fit_rows, self.holdout_rows = self._split_holdout()
+
+    @property
+    def skipped(self) -> dict[str, int]:
+        """How many images of each split are left out because they cannot be decoded."""
+        train = int(self.table.is_train[self.store.bad].sum())
+        return {"train": train, "test": len(self.store.bad) - train}
+
+    @property
+    def evaluation_name(self) -> str:
+        """What is evaluated after every epoch: ``test`` or ``holdout``."""
+        return "test" if self.protocol == "last5" else "holdout"
+
+    @property
+    def evaluation_labels(self) -> IntArray:
+        """Of what is evaluated after every epoch."""
+        return self.train.given[self.holdout_rows] if self.protocol == "holdout" else self.test.given
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        return self._loader(self.train, self.fit_rows, shuffle_seed=self.seed)
+
+    def val_dataloader(self) -> DataLoader[Batch]:
+        if self.protocol == "holdout":
+            return self._loader(self.train, self.holdout_rows)
+        return self.test_dataloader()
+
+    def test_dataloader(self) -> DataLoader[Batch]:
+        return self._loader(self.test, np.arange(len(self.test)))
+
+    def train_in_order_dataloader(self) -> DataLoader[Batch]:
+        """Every training sample once, holdout included, in the order of the table."""
+        return self._loader(self.train, np.arange(len(self.train)))
+
+    def _dataset(self, rows: IntArray, given: IntArray) -> FaceDataset:
+        return FaceDataset(self.store, rows, given, self.table.labels[rows])
+
+    def _chosen(self, readable: BoolArray) -> IntArray:
+        """Positions among the table's training rows that are used, ascending."""
+        everything = np.flatnonzero(readable)
+        if self.train_samples is None:
+            return everything
+        if self.train_samples > len(everything):
+            raise ValueError(f"train_samples is {self.train_samples}, but there are {len(everything)} training samples")
+        return np.sort(np.random.default_rng(len(readable)).permutation(everything)[: self.train_samples])
+
+    def _split_holdout(self) -> tuple[IntArray, IntArray]:
+        """Positions in the training split to train on and to hold out."""
+        everything = np.arange(len(self.train))
+        if self.protocol == "last5":
+            return everything, everything[:0]
+        generator = np.random.default_rng([self.seed, len(everything)])
+        held = []
+        for label in range(self.table.num_classes):
+            members = generator.permutation(np.flatnonzero(self.train.given == label))
+            held.append(members[: round(self.holdout_share * len(members))])
+        holdout = np.sort(np.concatenate(held))
+        if not len(holdout):
+            raise ValueError(f"holdout_share={self.holdout_share} of {len(everything)} samples leaves none to hold out")
+        return np.setdiff1d(everything, holdout), holdout
+
+    def _loader(self, dataset: FaceDataset, rows: IntArray, shuffle_seed: int | None = None) -> DataLoader[Batch]:
+        trainer = self.trainer
+        kind: type[DataLoader[Batch]] = DataLoader if shuffle_seed is None else TrainingLoader
+        batches = RankBatches(
+            rows,
+            self.batch_size,
+            shuffle_seed=shuffle_seed,
+            rank=trainer.global_rank if trainer else 0,
+            world_size=trainer.world_size if trainer else 1,
+        )
+        return kind(
+            dataset,
+            batch_sampler=batches,
+            collate_fn=_as_it_is,
+            num_workers=self.num_workers,
+            # Ranks are spawned, and so would be their workers, with half a gigabyte of imports each.
+            multiprocessing_context="fork" if self.num_workers and sys.platform == "linux" else None,
+            persistent_workers=self.num_workers > 0,
+            pin_memory=torch.cuda.is_available(),
+        )
+
+
+def _as_it_is(batch: Any) -> Batch:
+    """The data set gives whole batches."""
+    assert isinstance(batch, Batch)
+    return batch

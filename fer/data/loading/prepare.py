@@ -1,0 +1,148 @@
+"""A data set made ready to train on, or one report of everything that is wrong with it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+from fer.data.images.faults import find_faults, refuse
+from fer.data.images.store import ImageStore
+from fer.data.table import DatasetError, IntArray, SampleTable
+from fer.files.class_names import class_names_fault
+from fer.files.visible_text import has_controls
+
+Reader = Callable[[], SampleTable]
+Noise = Callable[[SampleTable], IntArray]
+
+
+class PreparedData(NamedTuple):
+    """A table, the labels in force of its training rows (N_train,), and its decoded images."""
+
+    table: SampleTable
+    given: IntArray
+    store: ImageStore
+
+
+def prepare(
+    read: Reader,
+    noise: Noise,
+    *,
+    size: int,
+    cache_dir: str | Path | None,
+    on_bad_image: str,
+    thorough: bool = False,
+) -> PreparedData:
+    """Read a data set, apply the noise and decode the images; the settings are those of ``ImageStore.open``.
+
+    Raises:
+        DatasetError: all faults of the data set's own list, of the noise list and of the images.
+        ConfigError: the store cannot be written.
+        ValueError: a setting out of range.
+    """
+    faults = _Faults()
+    table, given = _labels(read, noise, faults)
+    with faults.collected():
+        if table.partial:
+            refuse(table, find_faults(table), on_bad_image)
+        else:
+            store = ImageStore.open(table, size=size, cache_dir=cache_dir, on_bad_image=on_bad_image, thorough=thorough)
+    faults.report(table.root)
+    return PreparedData(table, given, store)
+
+
+def read_labels(read: Reader, noise: Noise) -> tuple[SampleTable, IntArray]:
+    """The table and the labels in force of its training rows (N_train,), without a look at the images.
+
+    Raises:
+        DatasetError: all faults of the data set's own list and of the noise list.
+        ValueError: a setting out of range.
+    """
+    faults = _Faults()
+    table, given = _labels(read, noise, faults)
+    faults.report(table.root)
+    return table, given
+
+
+class _Faults:
+    """Those of several steps, each of which can say something though one before it failed."""
+
+    def __init__(self) -> None:
+        self._errors: list[DatasetError] = []
+
+    def add(self, error: DatasetError) -> None:
+        self._errors.append(error)
+
+    @contextmanager
+    def collected(self) -> Iterator[None]:
+        try:
+            yield
+        except DatasetError as error:
+            self.add(error)
+
+    def report(self, root: Path) -> None:
+        """Raise what there is, as one error."""
+        if len(self._errors) == 1:
+            raise self._errors[0]
+        if self._errors:
+            raise DatasetError(root, [fault for error in self._errors for fault in error.faults])
+
+
+def _labels(read: Reader, noise: Noise, faults: _Faults) -> tuple[SampleTable, IntArray]:
+    """What could be read; faults that leave nothing to look at are raised at once."""
+    try:
+        with _naming_files():
+            table = _usable(read())
+    except DatasetError as error:
+        if error.partial is None or not error.partial.paths:
+            raise
+        table = error.partial
+        faults.add(error)
+    given = table.labels[table.train]
+    with faults.collected(), _naming_files():
+        try:
+            given = noise(table)
+        except DatasetError:
+            raise
+        except Exception:
+            if not table.partial:  # else it may come of what the table lacks
+                raise
+    return table, given
+
+
+def _usable(table: SampleTable) -> SampleTable:
+    """What every data set must fulfil, whoever wrote its reader."""
+    faults = [
+        f"no {split} image; a data set needs images to train on and images to test on"
+        for split, rows in (("train", table.train), ("test", table.test))
+        if not len(rows)
+    ]
+    faults += [
+        f"{str(table.shown(path))!r}: a name {_flaw(str(path))}; rename it"
+        for path in table.paths
+        if has_controls(str(path))
+    ]
+    if fault := class_names_fault(table.class_names):
+        faults.append(f"{fault}; the names of the classes must be different texts in one line")
+    if faults:
+        raise DatasetError(table.root, faults, replace(table, partial=True))
+    return table
+
+
+def _flaw(name: str) -> str:
+    """Say what is wrong with a name; Python carries other encodings as halves of characters, which no file takes."""
+    halves = any("\ud800" <= character <= "\udfff" for character in name)
+    return "that is not UTF-8" if halves else "with control characters"
+
+
+@contextmanager
+def _naming_files() -> Iterator[None]:
+    """Make faults of what the system says of a file that a reader or a noise opens itself."""
+    try:
+        yield
+    except OSError as error:
+        path = Path(str(error.filename or "."))
+        fault = f"{path}: {error.strerror or error}; look at the path, its permissions and the free space"
+        raise DatasetError(path, [fault]) from error

@@ -1,0 +1,1 @@
+"""Reading and writing of files within bounds, whole or not at all."""

@@ -1,0 +1,1 @@
+"""The page of fer-demo, and what guards it."""

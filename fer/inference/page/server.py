@@ -1,0 +1,144 @@
+"""A whole call of fer-demo: open the model, serve the page to browsers, leave nothing behind."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fer.errors import ConfigError
+from fer.files.terminal import say
+from fer.inference.faces import FaceDetector
+from fer.inference.open_model import open_model
+from fer.inference.page.host_names import HostNames
+from fer.inference.page.uploads import temporary_folder
+from fer.training.kept_config import ReadingOptions
+
+if TYPE_CHECKING:
+    from fer.inference.page.app import DemoPage
+
+_SECONDS_TO_END = 1
+# A call of the page that is being computed may still write a picture.
+_SECONDS_FOR_CALLS = 10
+# Whose faces are kept; the page of another one finds none when a face is picked on it.
+_MOST_SESSIONS = 200
+# Gradio reads these when it is imported. The page works offline and nobody hears of it.
+_ENVIRONMENT = {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_OFFLINE": "1"}
+# Browsers obey: whatever the page may ask of another host, now or in a later version of Gradio, is not sent.
+_ONLY_THIS_HOST = "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; object-src 'none'"
+
+
+@dataclass
+class Demo:
+    """The options of ``conf/demo.yaml``.
+
+    Raises:
+        UserError: from ``run``, for what cannot be used, before the page is served.
+    """
+
+    run_folder: str | None
+    model: str | None
+    host: str
+    port: int
+    accelerator: str
+    least_score: float
+    cam: bool
+    allowed_hosts: list[str] = field(default_factory=list)
+    reading: ReadingOptions | None = None
+    """How the run's configuration is read."""
+
+    def run(self) -> None:
+        """Serve until Ctrl-C, SIGTERM or SIGHUP."""
+        if find_spec("gradio") is None:
+            raise ConfigError('the page needs more packages: pip install "noisy-label-fer[demo]"')
+        with _listening(self.host, self.port) as listener:
+            hosts = HostNames(self.host, listener.getsockname()[0], self.allowed_hosts)
+            model = open_model(self.run_folder, self.model, self.accelerator, self.reading)
+            detector = FaceDetector(self.least_score)
+            template = model.face_template(detector)
+            with temporary_folder() as folder, _calls_awaited():
+                os.environ.update(_ENVIRONMENT, GRADIO_TEMP_DIR=str(folder))
+                from fer.inference.page.app import DemoPage
+
+                page = DemoPage(model, template, detector, folder, title=self._title(), show_cam=self.cam)
+                say(f"{_address(listener)}  shows {self._title()}; Ctrl-C ends it")
+                _serve(page, listener, hosts, folder)
+
+    def _title(self) -> str:
+        """The last parts of the path, which name a run by its content."""
+        path = Path(self.run_folder or self.model or "").resolve()
+        return "/".join(path.parts[-2:])
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    """A socket that is taken before the model is read, so that a port in use is told at once."""
+    if not isinstance(port, int) or not 0 <= port <= 65535:
+        raise ConfigError(f"port={port}: it must be a number from 0 to 65535")
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        return socket.create_server((host, port), family=family)
+    except OSError as error:
+        reason = str(error.strerror).partition(" (")[0]
+        raise ConfigError(
+            f"host={host} port={port}: {reason}; choose another port, or port=0 for any that is free"
+        ) from error
+
+
+def _address(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    if host in ("0.0.0.0", "::"):
+        host = socket.gethostname()
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+@contextmanager
+def _calls_awaited() -> Iterator[None]:
+    """Wait in the end for threads that compute: they would write to the folder that is being removed."""
+    before = {*threading.enumerate()}
+    try:
+        yield
+    finally:
+        latest = time.monotonic() + _SECONDS_FOR_CALLS
+        for thread in {*threading.enumerate()} - before:
+            thread.join(max(0.0, latest - time.monotonic()))
+
+
+def _serve(page: DemoPage, listener: socket.socket, hosts: HostNames, folder: Path) -> None:
+    import gradio
+    import uvicorn
+    from fastapi import FastAPI
+
+    from fer.inference.page.request_guard import LARGEST_UPLOAD, RequestGuard
+
+    # It would complain of every body that it cannot read.
+    logging.getLogger("python_multipart").setLevel(logging.CRITICAL)
+    # Otherwise Gradio would take any path of this machine that a browser names for a picture that was uploaded.
+    page.blocks.has_launched = True
+    page.blocks.state_session_capacity = _MOST_SESSIONS
+    app = gradio.mount_gradio_app(
+        FastAPI(openapi_url=None),
+        page.blocks,
+        path="/",
+        css=page.style,
+        max_file_size=LARGEST_UPLOAD,
+        footer_links=[],
+        run_history=False,
+        enable_monitoring=False,
+        ssr_mode=False,
+        mcp_server=False,
+    )
+    config = uvicorn.Config(
+        RequestGuard(app, hosts, folder),
+        log_level="critical",  # Browsers that are cut off in the end would be reported as errors.
+        headers=[("Content-Security-Policy", _ONLY_THIS_HOST), ("X-Content-Type-Options", "nosniff")],
+        timeout_graceful_shutdown=_SECONDS_TO_END,
+    )
+    uvicorn.Server(config).run(sockets=[listener])

@@ -1,0 +1,1 @@
+"""Processes that run jobs: workers, sweeps, and the resources they get."""

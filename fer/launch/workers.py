@@ -1,0 +1,186 @@
+"""The processes that train a run: this one, fresh workers of torch's elastic agent, or those of torchrun or SLURM."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import signal
+import time
+import traceback
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from multiprocessing import connection, parent_process
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from threading import Thread
+from typing import Any
+
+from fer.config.devices import devices_per_node, world_size
+from fer.errors import RunFailed, TrainingError, UserError
+from fer.files.terminal import log_to_terminal
+from fer.launch.malloc import keep_freed_memory
+from fer.runs.run_folder import RunFolder
+
+Result = dict[str, Any]
+
+_OF_THE_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
+_MOURNING = 1.0
+"""Seconds for which a rank with an error stays, so that the agent, which looks ten times a second, first sees the one
+that was killed and has caused it."""
+
+
+def train_rank(config: Mapping[str, Any], path: str | Path) -> Result | UserError | None:
+    """Train in this process, which is one rank or the only one.
+
+    Returns:
+        The result on the first rank, ``None`` on others. A ``UserError`` is returned: every rank meets it alike, so
+        that none waits for another, and a restart would meet it again.
+
+    Raises:
+        Exception: anything else, after its traceback was added to the folder's ``error.txt``.
+    """
+    from fer.training import experiment
+
+    keep_freed_memory()
+    folder = RunFolder(path)
+    try:
+        if not is_first_rank():
+            return experiment.train(config, folder)
+        with folder.locked():
+            return folder.result() if folder.state == "done" else experiment.train(config, folder)
+    except UserError as error:
+        return error
+    except SystemExit as stop:
+        if isinstance(stop.__context__, KeyboardInterrupt):  # so Lightning ends after Ctrl-C
+            raise KeyboardInterrupt from None
+        raise
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in _OF_THE_DISK and world_size(config["trainer"]) == 1:
+            return TrainingError(f"{error}; make room, and the same command goes on after the last whole epoch")
+        folder.add_error(in_one_line(error), traceback.format_exc())
+        raise
+
+
+def train_in_workers(config: Mapping[str, Any], folder: RunFolder) -> Result:
+    """Hand the job to one fresh process per device; ranks that crash are started again from the last checkpoint."""
+    ranks = devices_per_node(config["trainer"])
+    with _worker_environment(ranks), _signals_restored(), TemporaryDirectory(prefix="fer-ranks-") as meeting_place:
+        from torch.distributed.elastic.multiprocessing.api import SignalException
+        from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+        from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+        for name in ("torch.distributed.elastic", "torch.multiprocessing.spawn"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)  # the run says itself what went wrong
+        agent = LaunchConfig(
+            min_nodes=1,
+            max_nodes=1,
+            nproc_per_node=ranks,
+            run_id=uuid.uuid4().hex,
+            rdzv_backend="c10d",
+            # Not the usual port, on which the agent would unpickle what any other machine sends.
+            rdzv_endpoint=str(Path(meeting_place, "store")),
+            rdzv_configs={"store_type": "file"},
+            local_addr="localhost",
+            max_restarts=config["launch"]["max_restarts"],
+            start_method="spawn",
+            signals_to_handle=_signals_to_handle(),
+        )
+        try:
+            outcome = elastic_launch(agent, _work)(config, str(folder.path))[0]
+        except ChildFailedError as error:
+            rank, failure = error.get_first_failure()
+            if failure.exitcode < 0:  # others may have written that they lost it
+                folder.add_error(f"rank {rank} ended with {failure.signal_name()}", "", is_cause=True)
+            elif not folder.error_file.is_file():
+                folder.add_error(f"rank {rank} ended with exit status {failure.exitcode}", "")
+            raise RunFailed(folder.path, folder.error()) from None
+        except SignalException as stop:
+            # Hydra would take an Exception for a failed job and go on with the next one.
+            if stop.sigval == signal.SIGINT:
+                raise KeyboardInterrupt from None
+            raise SystemExit(128 + stop.sigval) from None
+    if isinstance(outcome, UserError):
+        raise outcome
+    result: Result = outcome
+    return result
+
+
+def _work(config: Mapping[str, Any], path: str) -> Result | UserError | None:
+    """What a worker process does."""
+    log_to_terminal()
+    if not is_first_rank():
+        logging.disable(logging.WARNING)  # one voice; errors are for all
+    Thread(target=_end_with_parent, daemon=True).start()
+    try:
+        return train_rank(config, path)
+    except Exception:
+        time.sleep(_MOURNING)
+        raise
+
+
+def _end_with_parent() -> None:
+    """No worker outlives its agent, not even one that was killed."""
+    parent = parent_process()
+    assert parent is not None
+    connection.wait([parent.sentinel])
+    os._exit(1)
+
+
+def ranks_exist() -> bool:
+    """Whether torchrun, or SLURM with several tasks, has started a process for every rank."""
+    return "TORCHELASTIC_RUN_ID" in os.environ or _ranks_are_slurm_tasks()
+
+
+def _ranks_are_slurm_tasks() -> bool:
+    return int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1
+
+
+def is_first_rank() -> bool:
+    """Whether this process is the only one that trains, or the first."""
+    return os.environ.get("SLURM_PROCID" if _ranks_are_slurm_tasks() else "RANK", "0") == "0"
+
+
+def in_one_line(error: Exception) -> str:
+    """As the first line of ``error.txt`` has it."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+
+
+@contextmanager
+def _worker_environment(ranks: int) -> Iterator[None]:
+    """What worker processes find in their environment, unless the user has set it."""
+    cores = int(os.environ.get("SLURM_CPUS_PER_TASK", "0")) or os.cpu_count() or 1
+    wanted = {
+        "OMP_NUM_THREADS": str(max(1, cores // ranks)),
+        # Ranks that start again would meet in a store that holds the keys of those that crashed, and wait for ever.
+        "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
+    }
+    added = {key: value for key, value in wanted.items() if key not in os.environ}
+    os.environ.update(added)
+    try:
+        yield
+    finally:
+        for key in added:
+            del os.environ[key]
+
+
+def _signals_to_handle() -> str:
+    """Signals at which the agent ends its workers.
+
+    To submitit SIGTERM announces that SLURM takes the node away; the signal that follows makes it queue the job again.
+    """
+    return ",".join(["SIGINT", "SIGHUP", "SIGQUIT", *([] if "SUBMITIT_EXECUTOR" in os.environ else ["SIGTERM"])])
+
+
+@contextmanager
+def _signals_restored() -> Iterator[None]:
+    """The agent leaves its handlers behind."""
+    kept = {
+        number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+    }
+    try:
+        yield
+    finally:
+        for number, handler in kept.items():
+            signal.signal(number, handler)

@@ -1,0 +1,224 @@
+"""What all methods share: optimiser and schedule, views, evaluation, metrics, logging."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import lightning.pytorch as L
+import torch
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from fer.errors import TrainingError
+from fer.methods.core.metrics import EvaluationMetrics, TrainingStatistics
+from fer.methods.core.sample_states import share_rows
+from fer.models.batch_norm import share_statistics
+from fer.models.network import FaceNetwork
+from fer.views.augmentation import Augmentation
+from fer.views.batch import Batch
+
+
+class Loss(NamedTuple):
+    """What a method makes of a batch."""
+
+    total: Tensor
+    """Scalar to minimise."""
+    logits: Tensor
+    """(B, K), by which training accuracy and memorisation are measured."""
+    parts: dict[str, Tensor]
+    """Scalars to log by name, such as ``loss_cls``."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What an experiment fixes for whatever method it trains."""
+
+    build_network: Callable[[], FaceNetwork]
+    """A freshly initialised network; a method with two networks calls it twice."""
+    augmentation: Augmentation
+    optimizer: Callable[[Iterable[Any]], Optimizer] | None
+    """``None`` where nothing is trained."""
+    scheduler: Callable[[Optimizer], LRScheduler] | None
+    class_names: tuple[str, ...]
+    given_labels: Tensor
+    """int64 (N,), the perhaps wrong labels of the training samples, in the order of ``batch.index``."""
+    labels_are_clean: bool = False
+    """Whether no given label is wrong. Only for what released code decides by the name of its label list."""
+    evaluation_name: str = "test"
+    """Prefix of the metrics of the split that is evaluated after every epoch: ``test`` or ``holdout``."""
+
+
+class Method(L.LightningModule):
+    """A way to train. A subclass states ``views`` and writes ``loss``.
+
+    Its constructor takes the setting and, keyword-only, plain Python values: these are saved as hyper-parameters.
+    State that follows samples is registered with ``register_sample_state`` and indexed by ``batch.index``. What a loss
+    computes over the samples of a batch it computes under DDP over each rank's share.
+    """
+
+    views: int = 1
+    """1: ``batch.image`` reaches ``loss`` as a view (B, 3, H, W); 2: as a pair of views."""
+    follows_total_epochs: bool = False
+    """Whether any epoch depends on how many there will be. Such a run cannot be continued with more of them."""
+
+    def __init__(self, setting: Setting) -> None:
+        super().__init__()
+        self.save_hyperparameters(ignore=["setting"], logger=False)
+        self.network = setting.build_network()
+        self.augmentation = setting.augmentation
+        self.class_names = setting.class_names
+        self.num_classes = len(setting.class_names)
+        self.evaluation_name = setting.evaluation_name
+        self.evaluation_metrics = EvaluationMetrics(self.num_classes)
+        self.training_statistics = TrainingStatistics()
+        self.epoch_record: dict[str, float] = {}
+        """Metrics of the newest epoch, complete when the epoch ends."""
+        self.decided: dict[str, str] = {}
+        """Values that the method chose by its data, by key of the configuration; they enter the result."""
+        self._sample_states, self._seen = list[str](), list[Tensor]()
+        self._make_optimizer = setting.optimizer
+        self._make_scheduler = setting.scheduler
+
+    @property
+    def total_epochs(self) -> int:
+        """The number of epochs of the whole training, for methods that say ``follows_total_epochs = True``."""
+        if not self.follows_total_epochs:
+            raise TypeError(f"{type(self).__name__} reads total_epochs: it must state follows_total_epochs = True")
+        assert self.trainer.max_epochs is not None
+        return self.trainer.max_epochs
+
+    def loss(self, batch: Batch) -> Loss:
+        """The loss of a batch whose ``image`` holds the view or views made by ``make_views``."""
+        raise TypeError(f"{type(self).__name__} must define loss(batch)")
+
+    def make_views(self, image: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        """Training view or views of uint8 images (B, 3, h, w)."""
+        return self.augmentation.one_view(image) if self.views == 1 else self.augmentation.two_views(image)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Logits (B, K) of uint8 images (B, 3, h, w), as evaluated."""
+        return self.classify(self.augmentation.test_view(image))
+
+    def classify(self, view: Tensor) -> Tensor:
+        """Logits (B, K) of views (B, 3, H, W), as evaluated; a method with other outputs or networks overrides it."""
+        logits: Tensor = self.network(view)[1]
+        return logits
+
+    def register_sample_state(self, name: str, values: Tensor) -> None:
+        """Make ``values`` (N, ...), a row per training sample, the buffer ``self.<name>``, which checkpoints hold.
+
+        A step changes rows of its batch only; after every epoch all ranks have all of them.
+        """
+        self.register_buffer(name, values)
+        self._sample_states.append(name)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Name the backbone, so that weights taken from the checkpoint can be refused where they do not belong."""
+        checkpoint["backbone"] = getattr(self.network.backbone, "name", None)
+
+    def parameter_groups(self) -> Iterable[Any]:
+        """By default every parameter in one group; a group's ``lr_factor`` scales its learning rate."""
+        return self.parameters()
+
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
+        assert self._make_optimizer is not None and self._make_scheduler is not None
+        optimizer = self._make_optimizer(self.parameter_groups())
+        for group in optimizer.param_groups:
+            group["lr"] *= group.get("lr_factor", 1.0)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": self._make_scheduler(optimizer), "interval": "epoch"},
+        }
+
+    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
+        assert isinstance(batch.image, Tensor)
+        # Here and not in a transfer hook, because the random generators are seeded between the two.
+        loss = self.loss(batch._replace(image=self.make_views(batch.image)))
+        parts = {"loss": loss.total, **loss.parts}
+        self.training_statistics.update(loss.logits, batch, parts)
+        if self.trainer.world_size > 1 and self._sample_states:
+            self._seen.append(batch.index)
+        total = loss.total if self.trainer.world_size == 1 else loss.total * self._share_of_step(len(batch.label))
+        return {"loss": total, "parts": {name: value.detach() for name, value in parts.items()}}
+
+    def on_train_epoch_start(self) -> None:
+        self.training_statistics.reset()
+        self._seen = []
+        self.epoch_record = {"lr": self.trainer.optimizers[0].param_groups[0]["lr"]}
+
+    def epoch_so_far(self) -> dict[str, Any]:
+        """What this rank alone knows of an epoch that is interrupted; a collective under DDP."""
+        self._share_sample_states()
+        return {"record": self.epoch_record, "statistics": self.training_statistics.state_dict()}
+
+    def go_on_with_epoch(self, so_far: dict[str, Any]) -> None:
+        """Take up what ``epoch_so_far`` returned on this rank."""
+        self.epoch_record = so_far["record"]
+        self.training_statistics.load_state_dict(so_far["statistics"], self.device)
+
+    def on_train_epoch_end(self) -> None:
+        self._share_sample_states()
+        values = self.training_statistics.compute(self.sum_over_ranks)
+        self._record({f"train/{name}": value for name, value in values.items()})
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        assert isinstance(batch.image, Tensor)
+        self.evaluation_metrics.update(self(batch.image).softmax(1), batch.label)
+
+    def on_validation_epoch_start(self) -> None:
+        if self.trainer.world_size > 1:
+            share_statistics(self)
+        self.evaluation_metrics.reset()
+
+    def on_validation_epoch_end(self) -> None:
+        values = self.evaluation_metrics.summary(self.class_names)
+        self._record({f"{self.evaluation_name}/{name}": value for name, value in values.items()})
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        """Probabilities (B, K) and what identifies the samples; a subclass may add per-sample outputs."""
+        assert isinstance(batch.image, Tensor)
+        return {"index": batch.index, "probabilities": self(batch.image).softmax(1).float()}
+
+    def conclusions(self) -> dict[str, Tensor]:
+        """Give what the method concludes about the training labels, by name, each (N,) with a value per sample.
+
+        They become columns of ``predictions.csv``, empty in the rows of the test split. Values of a name that ends in
+        ``_label`` are classes, int64 in 0..K-1.
+        """
+        return {}
+
+    def _share_sample_states(self) -> None:
+        if self.trainer.world_size > 1 and self._sample_states:
+            share_rows([getattr(self, name) for name in self._sample_states], self._seen, self.sum_over_ranks)
+            self._seen = []
+
+    def _share_of_step(self, samples: int) -> Tensor:
+        """What makes of DDP's mean over ranks the mean over samples, where ranks hold different numbers."""
+        everywhere = self.sum_over_ranks(torch.tensor(float(samples), device=self.device))
+        return samples * self.trainer.world_size / everywhere
+
+    def sum_over_ranks(self, values: Tensor) -> Tensor:
+        """Sum of every rank's tensor, which may be overwritten; without gradient."""
+        if self._trainer is None or self.trainer.world_size == 1:
+            return values
+        return torch.as_tensor(self.trainer.strategy.reduce(values, reduce_op="sum"))
+
+    def _record(self, values: dict[str, float]) -> None:
+        """Add metrics of the epoch, which are the same on every rank.
+
+        Raises:
+            TrainingError: one is not finite, so that every later epoch would be in vain.
+        """
+        for name, value in values.items():
+            if not math.isfinite(value):
+                raise TrainingError(
+                    f"{name} is {value} in epoch {self.current_epoch + 1}: training has diverged; "
+                    "try a smaller optim.lr, or trainer.precision=32-true"
+                )
+        self.epoch_record.update(values)
+        self.log_dict(values, logger=False)

@@ -1,0 +1,133 @@
+"""Which runs are drawn, how their figures are called, and what of a run the figures are made from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fer.data.loading.datamodule import FaceDataModule
+from fer.reports.collect import Run
+from fer.reports.epochs import epochs_of_networks
+from fer.reports.table import Cell, Table
+from fer.reports.wording import labelled, spelled
+from fer.runs.cams import CamRecord, read_cam_records
+from fer.runs.predictions import SplitTable, read_class_names, read_predictions
+from fer.runs.run_folder import RunFolder, RunFolderError
+from fer.training.finished_run import check_data, kept_data
+from fer.training.kept_config import ReadingOptions, read_kept_config
+
+_IN_EVERY_TITLE = {"method", "backbone", "data", "noise", "noise.ratio", "seed"}
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """A finished run that is drawn."""
+
+    run: Run
+    name: str
+    """For file names: the last parts of the folder's path, as many as tell the runs apart."""
+    setting: str
+    """What it was trained with but for its seed, for titles."""
+    options: ReadingOptions
+    """How its configuration is read."""
+
+    @property
+    def title(self) -> str:
+        return f"{self.setting} · seed {spelled(self.run.seed)}"
+
+    @property
+    def epoch(self) -> str:
+        """Say after which epoch the network of its predictions and features was taken."""
+        return epochs_of_networks(str(self.run.settings["protocol"]), [self.run.epochs])
+
+    @cached_property
+    def folder(self) -> RunFolder:
+        return RunFolder(self.run.path)
+
+    @cached_property
+    def predictions(self) -> dict[str, SplitTable]:
+        return read_predictions(self.folder)
+
+    @cached_property
+    def data(self) -> FaceDataModule:
+        """The very images and labels that it was trained on.
+
+        Raises:
+            UserError: they are not there, or others are.
+        """
+        data = kept_data(read_kept_config(self.folder, self.options))
+        check_data(data, self.folder)
+        return data
+
+    @cached_property
+    def cams(self) -> dict[int, CamRecord]:
+        """Its records of maps by epoch, at least one.
+
+        Raises:
+            RunFolderError: there is none, or one cannot be read or does not fit the run.
+        """
+        records = read_cam_records(self.folder)
+        if not records:
+            raise RunFolderError(f"{self.folder.cam_folder} holds no maps; a run keeps them while it trains")
+        count = len(read_class_names(self.folder))
+        for epoch, record in records.items():
+            if record.probabilities.shape[1] != count:
+                raise RunFolderError(
+                    f"the maps of epoch {epoch} in {self.folder.cam_folder} are not of {count} classes"
+                )
+        return records
+
+    def training_faces(self, positions: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """Images (n, 3, h, w), as stored, of lines of the training split of ``predictions``.
+
+        Raises:
+            UserError: the data is not there, or the lines are of other data.
+        """
+        dataset = self.data.train
+        if not np.array_equal(dataset.given, self.predictions["train"].given):
+            raise RunFolderError(f"{self.folder.predictions_file} does not list the samples of this run; restore it")
+        images: NDArray[np.uint8] = dataset.store.images[dataset.rows[positions]]
+        return images
+
+
+def subjects(table: Table, options: ReadingOptions) -> list[list[Subject]]:
+    """For each configuration with a finished run all of them, the lowest seed first."""
+    names = _names([run for run in table.runs if run.state == "done"])
+    settings = {place: _setting(table, cell) for place, cell in table.cells.items()}
+    return [
+        [Subject(run, names[run.path], settings[place], options) for run in finished]
+        for place, cell in table.cells.items()
+        if (finished := sorted((run for run in cell.runs if run.state == "done"), key=_seed))
+    ]
+
+
+def _seed(run: Run) -> tuple[bool, int, str]:
+    """Numbers by size, before anything else."""
+    return (False, run.seed, "") if isinstance(run.seed, int) else (True, 0, str(run.seed))
+
+
+def _setting(table: Table, cell: Cell) -> str:
+    get = cell.settings.get
+    noise = ["noise", str(get("noise"))] + ([spelled(get("noise.ratio"))] if get("noise.ratio") is not None else [])
+    others = [
+        labelled(key, get(key))
+        for key in (*table.row_keys, *table.column_keys)
+        if key not in _IN_EVERY_TITLE
+        and get(key) is not None
+        and len({run.settings.get(key) for run in table.runs}) > 1
+    ]
+    return " · ".join([str(get("method")), *others, str(get("backbone")), str(get("data")), " ".join(noise)])
+
+
+def _names(runs: Sequence[Run]) -> dict[Path, str]:
+    names: dict[Path, str] = {}
+    for count in range(2, max((len(run.path.parts) for run in runs), default=0) + 1):
+        names = {run.path: "-".join(run.path.parts[1:][-count:]) for run in runs}
+        if len(set(names.values())) == len(runs):
+            break
+    return names

@@ -1,0 +1,57 @@
+"""How reports call metrics, protocols, keys and values."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+METRICS = {
+    "test/acc": "accuracy",
+    "test/macro_acc": "mean class accuracy",
+    "test/f1": "macro F1",
+    "test/ece": "calibration error (ECE)",
+    "memorized": "memorised",
+    "recovered": "recovered",
+    "best": "best test epoch (optimistic)",
+    "train/memorized": "memorised, during training",
+}
+
+
+def images_left_out(result: Mapping[str, Any]) -> str:
+    """How many images a finished run has left out; empty where it has used all."""
+    counts = result.get("skipped_images", {})
+    numbers = " and ".join(f"{count:,} {split}" for split, count in counts.items())
+    return f"{numbers} images that cannot be decoded" if any(counts.values()) else ""
+
+
+def metric_name(key: str) -> str:
+    return METRICS.get(key, key)
+
+
+def percent(share: float) -> str:
+    """Write a share in percent; a dash where it is of nothing, such as the recall of a class without test samples."""
+    return "–" if math.isnan(share) else f"{100 * share:.2f}"
+
+
+def spelled(value: Any) -> str:
+    """A value of the configuration as one gives it on the command line."""
+    if isinstance(value, str):
+        return value
+    return f"{value:.12g}" if isinstance(value, float) else json.dumps(value)
+
+
+def labelled(key: str, value: Any) -> str:
+    """``eac`` for the option of a group, ``noise.ratio=0.3`` for any other key."""
+    return value if isinstance(value, str) and "." not in key else f"{key}={spelled(value)}"
+
+
+def matches(value: Any, text: str) -> bool:
+    """Whether ``text`` on the command line means ``value``: numbers by size, everything else by its spelling."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        try:
+            return float(text) == value
+        except ValueError:
+            return False
+    return spelled(value) == text

@@ -1,0 +1,1 @@
+"""Everything a run folder holds, written and read in one place."""

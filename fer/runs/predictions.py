@@ -1,0 +1,161 @@
+"""The tables of a finished run, ``predictions.csv`` and ``noise.csv``, read back."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fer.files.class_names import class_names_fault
+from fer.files.csv_files import CsvReader
+from fer.files.regular import open_regular_text
+from fer.runs.run_folder import RunFolder, RunFolderError
+
+_COLUMNS = ("split", "file", "clean_label", "given_label", "predicted", "confidence")
+
+_Sample = tuple[str, int, int, int, float]
+
+
+@dataclass(frozen=True, eq=False)
+class SplitTable:
+    """The n samples of a split, in the order of the data set's list; labels are positions in ``class_names``."""
+
+    class_names: tuple[str, ...]
+    file: tuple[str, ...]
+    clean: NDArray[np.int64]
+    """True labels, (n,)."""
+    given: NDArray[np.int64]
+    """Given labels, (n,); of the test split the true ones."""
+    predicted: NDArray[np.int64]
+    confidence: NDArray[np.float64]
+    """Probability of the predicted class, (n,)."""
+
+    def __len__(self) -> int:
+        return len(self.file)
+
+    @property
+    def has_changed_labels(self) -> bool:
+        """Whether labels were made wrong on purpose, so that it is known which ones are."""
+        return bool((self.given != self.clean).any())
+
+
+def read_class_names(folder: RunFolder) -> tuple[str, ...]:
+    """The classes of a finished run, in the order of its logits.
+
+    Raises:
+        RunFolderError: its predictions are missing or cannot be read.
+    """
+    header = next(_lines(folder.predictions_file), [])
+    names = tuple(name.removeprefix("p_") for name in header if name.startswith("p_"))
+    if fault := class_names_fault(names):
+        raise RunFolderError(f"{folder.predictions_file}: {fault}; restore it, or train again")
+    return names
+
+
+def read_given_labels(folder: RunFolder) -> list[int]:
+    """Read the given label of every training sample of a finished run, in the order of the table.
+
+    Raises:
+        RunFolderError: a file is missing or cannot be read.
+    """
+    return _read_labels(folder, "given_label")
+
+
+def read_true_labels(folder: RunFolder) -> list[int]:
+    """Read the true label of every training sample of a finished run, in the order of the table.
+
+    Raises:
+        RunFolderError: a file is missing or cannot be read.
+    """
+    return _read_labels(folder, "clean_label")
+
+
+def _read_labels(folder: RunFolder, heading: str) -> list[int]:
+    labels = {name: label for label, name in enumerate(read_class_names(folder))}
+    lines = _lines(folder.noise_file)
+    header = next(lines, [])
+    misfit = f"{folder.noise_file} does not fit {folder.predictions_file}"
+    if heading not in header:
+        raise RunFolderError(f"{misfit}: there is no column {heading}; restore both")
+    column, found = header.index(heading), []
+    for number, row in enumerate(lines, start=2):
+        if len(row) <= column or row[column] not in labels:
+            raise RunFolderError(f"{misfit}: line {number} gives no class; restore both")
+        found.append(labels[row[column]])
+    return found
+
+
+def _lines(path: Path) -> Iterator[list[str]]:
+    try:
+        with open_regular_text(path) as stream:
+            yield from CsvReader(stream)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise RunFolderError(f"{path} cannot be read: {error}") from error
+
+
+def read_predictions(folder: RunFolder) -> dict[str, SplitTable]:
+    """The splits ``test`` and ``train``.
+
+    Raises:
+        RunFolderError: the file is missing, or a line of it is not as this project writes it.
+    """
+    names = read_class_names(folder)
+    path = folder.predictions_file
+    samples: dict[str, list[_Sample]] = {"test": [], "train": []}
+    try:
+        with open_regular_text(path) as stream:
+            reader = CsvReader(stream)
+            try:
+                for split, sample in _samples(reader, names):
+                    samples[split].append(sample)
+            except (ValueError, csv.Error) as error:
+                message = f"{path}, line {reader.line_number}: {error}; restore it, or train again"
+                raise RunFolderError(message) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise RunFolderError(f"{path} cannot be read: {error}") from error
+    for split, found in samples.items():
+        if not found:
+            raise RunFolderError(f"{path} has no line of the {split} split; restore it, or train again")
+    return {split: _table(names, found) for split, found in samples.items()}
+
+
+def _samples(lines: Iterator[list[str]], names: Sequence[str]) -> Iterator[tuple[str, _Sample]]:
+    """Split and sample of every line; a ``ValueError`` says what is wrong with the newest."""
+    header = next(lines)
+    absent = [name for name in _COLUMNS if name not in header]
+    if absent:
+        raise ValueError(f"there is no column {' or '.join(absent)}")
+    columns = [header.index(name) for name in _COLUMNS]
+    labels = {name: label for label, name in enumerate(names)}
+    for line in lines:
+        if len(line) != len(header):
+            raise ValueError(f"{len(line)} fields where the first line has {len(header)}")
+        split, file, *given, confidence = (line[column] for column in columns)
+        if split not in ("test", "train"):
+            raise ValueError(f"the split is {split!r}, which is neither test nor train")
+        clean, label, predicted = (_label(name, labels) for name in given)
+        yield split, (file, clean, label, predicted, _share(confidence))
+
+
+def _label(name: str, labels: Mapping[str, int]) -> int:
+    try:
+        return labels[name]
+    except KeyError:
+        raise ValueError(f"there is no class {name!r}") from None
+
+
+def _share(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise ValueError(f"the confidence is {text}, which is not in 0..1")
+    return value
+
+
+def _table(names: tuple[str, ...], samples: Sequence[_Sample]) -> SplitTable:
+    files, *labels, confidence = zip(*samples, strict=True)
+    clean, given, predicted = (np.array(column, dtype=np.int64) for column in labels)
+    return SplitTable(names, files, clean, given, predicted, np.array(confidence))

@@ -1,0 +1,166 @@
+"""A method with its network, and the data, from a configuration; and a rehearsal before any data is read."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from fer.config.instantiate import configured, instantiated
+from fer.data.loading.datamodule import FaceDataModule
+from fer.data.readers.raf_db import CLASS_NAMES
+from fer.data.table import DatasetError, SampleTable
+from fer.errors import ConfigError, OtherClasses, UserError
+from fer.methods.core.method import Method, Setting
+from fer.models.network import FaceNetwork
+
+Config = Mapping[str, Any]
+
+_DATAMODULE_KEYS = (
+    "cache_dir", "image_cache", "batch_size", "train_samples", "protocol", "holdout_share", "seed", "num_workers",
+)  # fmt: skip
+
+
+def build_method(
+    config: Config,
+    class_names: tuple[str, ...],
+    given_labels: Tensor,
+    *,
+    labels_are_clean: bool,
+    evaluation_name: str = "test",
+    for_training: bool,
+) -> Method:
+    """Build the method of a configuration for a data set, freshly initialized.
+
+    Args:
+        config: resolved configuration, plain containers.
+        class_names: K names.
+        given_labels: int64 (N,), those of the training samples.
+        labels_are_clean, evaluation_name: see ``Setting``.
+        for_training: ``False`` builds neither optimizer nor schedule and loads no pretrained weights.
+
+    Raises:
+        ConfigError: a value does not fit; the message names it.
+        WeightsError: the weights cannot be used.
+    """
+    backbone = dict(config["backbone"])
+    if not for_training:
+        backbone["weights"] = None
+
+    def build_network() -> FaceNetwork:
+        features: nn.Module = instantiated(backbone, "backbone", _partial_=False)
+        if config["compile"]:
+            mode = "default" if config["compile"] is True else config["compile"]
+            # A graph for any batch size would take over from that of whole batches after the first partial one.
+            features.compile(mode=mode, dynamic=False)
+        return FaceNetwork(features, len(class_names), channels_last=config["channels_last"])
+
+    optim = config["optim"] if for_training else {"optimizer": None, "scheduler": None}
+    setting = Setting(
+        build_network=build_network,
+        augmentation=instantiated(config["augment"], "augment", _partial_=False),
+        optimizer=instantiated(optim["optimizer"], "optim.optimizer"),
+        scheduler=instantiated(optim["scheduler"], "optim.scheduler"),
+        class_names=class_names,
+        given_labels=given_labels,
+        labels_are_clean=labels_are_clean,
+        evaluation_name=evaluation_name,
+    )
+    method: Method = configured(instantiated(config["method"], "method", _partial_=True), setting)
+    return method
+
+
+def build_data(config: Config) -> FaceDataModule:
+    """The data of a configuration, read and decoded.
+
+    Raises:
+        ConfigError, DatasetError: they are not there or cannot be used.
+    """
+    datamodule = unread_data(config)
+    read_data(datamodule)
+    return datamodule
+
+
+def unread_data(config: Config) -> FaceDataModule:
+    module: FaceDataModule = instantiated(
+        {
+            "_target_": "fer.data.loading.datamodule.FaceDataModule",
+            "store_size": config["data"]["store_size"],
+            "on_bad_image": config["data"]["on_bad_image"],
+            **{key: config[key] for key in _DATAMODULE_KEYS if key in config},  # a kept one may be older than a key
+        },
+        read=instantiated(config["data"]["reader"], "data.reader", _partial_=True),
+        noise=instantiated(config["noise"], "noise", _partial_=True),
+    )
+    return module
+
+
+def read_data(datamodule: FaceDataModule) -> None:
+    try:
+        configured(datamodule.setup)
+    except OSError as error:
+        raise ConfigError(f"data cannot be read, or kept in cache_dir={datamodule.cache_dir}: {error}") from error
+
+
+def rehearse(config: Config) -> None:
+    """Build noise, method, network and optimiser once for a stand-in data set, and look at one of its feature maps.
+
+    What the values alone tell is then told before data is read, which may take minutes.
+
+    Raises:
+        ConfigError, WeightsError: see ``build_method``.
+    """
+    count = len(CLASS_NAMES)
+    table = SampleTable(
+        name="stand-in",
+        root=Path(),
+        paths=tuple(Path(f"{number}.png") for number in range(2 * count)),
+        labels=np.tile(np.arange(count), 2),
+        is_train=np.repeat([True, False], count),
+        class_names=CLASS_NAMES,
+    )
+    # What is refused for its classes or files may fit those of the real data.
+    with suppress(OtherClasses, DatasetError):
+        configured(instantiated(config["noise"], "noise"), table)
+    with suppress(OtherClasses), _in_silence():
+        method = build_method(config, CLASS_NAMES, torch.arange(count), labels_are_clean=True, for_training=True)
+        _rehearse_schedule(method, config["trainer"]["max_epochs"])
+        face = torch.zeros(1, 3, config["data"]["store_size"], config["data"]["store_size"], dtype=torch.uint8)
+        method.network.map_shape(method.augmentation.test_view(face).shape[-1])
+
+
+def _rehearse_schedule(method: Method, epochs: int) -> None:
+    """Walk through the learning rates of all epochs."""
+    try:
+        made = method.configure_optimizers()
+        optimizer, plan = made["optimizer"], made["lr_scheduler"]
+        assert isinstance(plan, dict)
+        schedule = plan["scheduler"]
+        for epoch in range(1, epochs + 1):
+            rates = [group["lr"] for group in optimizer.param_groups]
+            if not all(0 <= rate < math.inf for rate in rates):
+                raise ConfigError(f"optim: the learning rate of epoch {epoch} would be {rates[0]}")
+            optimizer.step()
+            schedule.step()
+    except UserError:
+        raise
+    except (TypeError, ValueError, ArithmeticError) as error:
+        raise ConfigError(f"optim: {error}") from error
+
+
+@contextmanager
+def _in_silence() -> Iterator[None]:
+    """Weights are reported where they are loaded to stay."""
+    logger = logging.getLogger("fer")
+    logger.disabled, was_disabled = True, logger.disabled
+    try:
+        yield
+    finally:
+        logger.disabled = was_disabled

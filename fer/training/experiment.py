@@ -1,0 +1,252 @@
+"""From a resolved configuration to a trained, tested run."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as L
+import numpy as np
+import torch
+from lightning.pytorch.strategies import DDPStrategy
+
+from fer.config.devices import world_size
+from fer.config.instantiate import configured, instantiated
+from fer.config.trainer_keys import keys_of_a_trial
+from fer.data.loading.datamodule import FaceDataModule
+from fer.data.noise import fingerprint, labels_digest
+from fer.files.atomic import write_json
+from fer.files.csv_files import write_table
+from fer.files.terminal import logging_to
+from fer.methods.core.method import Method
+from fer.models.batch_norm import synchronise_statistics
+from fer.runs.protocol import result_row, run_result
+from fer.runs.run_folder import RunFolder
+from fer.training import predict_splits
+from fer.training.build import Config, build_method, read_data, rehearse, unread_data
+from fer.training.callbacks.epoch_records import RunWriter
+from fer.training.callbacks.finite_losses import StepLosses
+from fer.training.callbacks.progress_bar import EpochBar
+from fer.training.callbacks.seeding import Seeding
+from fer.training.callbacks.termination import SaveWhenTerminated, SignalsAsBefore, cluster_without_requeueing
+from fer.training.checkpoints import WholeCheckpoints, read_checkpoint
+from fer.training.finished_run import any_fault_named, check_data, load, tested_checkpoint
+from fer.training.kept_config import check_data_root
+from fer.views.random_seeds import seed_everything
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Experiment:
+    """Everything that a configuration describes, built but not yet run."""
+
+    config: Config
+    datamodule: FaceDataModule
+    method: Method
+    trainer: L.Trainer
+
+
+def build(config: Config, folder: RunFolder, *, for_training: bool = True) -> Experiment:
+    """Build data, method and trainer.
+
+    Args:
+        config: resolved configuration, plain containers.
+        folder: where callbacks and loggers write.
+        for_training: ``False`` leaves out what writes to the folder, optimizer and schedule, and loads no pretrained
+            weights.
+
+    Raises:
+        ConfigError: a value does not fit; the message names it.
+        DatasetError: all faults of the data set.
+    """
+    if for_training:
+        rehearse(config)
+    datamodule = unread_data(config)
+    checkpoints = WholeCheckpoints()
+    if for_training:
+        callbacks = [Seeding(config["seed"]), StepLosses(), RunWriter(folder, checkpoints)]
+        callbacks += [instantiated(node, f"callbacks.{name}") for name, node in (config["callbacks"] or {}).items()]
+        last: list[L.Callback] = [SaveWhenTerminated(folder, checkpoints)]
+        logger = instantiated(config["logger"], "logger", save_dir=folder.path, name="tensorboard", version="")
+    else:
+        callbacks, last, logger = [], [SignalsAsBefore()], None
+    on_terminal = config["trainer"]["enable_progress_bar"] and for_training and sys.stdout.isatty()
+    is_distributed = world_size(config["trainer"]) > 1
+    trainer: L.Trainer = instantiated(
+        {**config["trainer"], "enable_progress_bar": on_terminal},
+        "trainer",
+        # Buffers hold what ranks have seen of their own samples; a broadcast at every step would overwrite it.
+        strategy=DDPStrategy(broadcast_buffers=False) if is_distributed else "auto",
+        plugins=[checkpoints, *cluster_without_requeueing()],
+        callbacks=callbacks + ([EpochBar()] if on_terminal else []) + last,
+        logger=logger or False,
+        use_distributed_sampler=False,
+        num_sanity_val_steps=0,
+        enable_model_summary=False,
+        enable_checkpointing=for_training,
+        default_root_dir=folder.path,
+    )
+    # An aid to debugging, on by default where algorithms are deterministic, which writes new memory twice.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    datamodule.trainer = trainer
+    read_data(datamodule)
+    seed_everything(config["seed"])
+    method = build_method(
+        config,
+        datamodule.table.class_names,
+        torch.from_numpy(datamodule.train.given),
+        labels_are_clean=datamodule.train.labels_are_clean,
+        evaluation_name=datamodule.evaluation_name,
+        for_training=for_training,
+    )
+    if is_distributed and config["sync_batchnorm"]:
+        configured(synchronise_statistics, method, trainer.strategy.root_device)
+    return Experiment(config, datamodule, method, trainer)
+
+
+def train(config: Config, folder: RunFolder) -> dict[str, Any] | None:
+    """Train or resume a run and test it; the first rank writes everything its folder holds and returns the result.
+
+    Raises:
+        ConfigError, DatasetError, WeightsError, RunFolderError: before any training.
+        TrainingError: a loss is not finite.
+    """
+    started = time.time()
+    with logging_to(folder.log_file):
+        experiment = build(config, folder)
+        trainer, method, datamodule = experiment.trainer, experiment.method, experiment.datamodule
+        resume, done = _where_to_go_on(folder)
+        if resume is not None:
+            check_data(datamodule, folder)
+        if trainer.is_global_zero:
+            _write_inputs(experiment, folder, resume, done)
+        trainer.fit(method, datamodule=datamodule, ckpt_path=resume, weights_only=True)
+        if trial := keys_of_a_trial(config["trainer"]):
+            return _end_trial(experiment, folder, trial)
+        test = _test(experiment, folder)
+        predicted = predict_splits.predict(trainer, method, datamodule)
+        if not trainer.is_global_zero:
+            return None
+        memorised = predict_splits.memorisation(datamodule.train, predicted["train"])
+        result = run_result(config, folder.records(), test, memorised, datamodule.skipped)
+        if method.decided:
+            result["decided"] = dict(method.decided)
+        result["seconds"] = time.time() - started
+        conclusions = method.conclusions()
+        columns = predict_splits.header(predicted, method.class_names, conclusions)
+        write_table(folder.predictions_file, columns, predict_splits.rows(predicted, datamodule, conclusions))
+        for logger in trainer.loggers:
+            logger.log_hyperparams(*result_row(config, result))
+            logger.finalize("success")
+        folder.write_result(result)
+    return result
+
+
+def _end_trial(experiment: Experiment, folder: RunFolder, keys: list[str]) -> dict[str, Any] | None:
+    """Keep what a trial has measured in ``debug.json``; a run that saw a part of the data has no result."""
+    # An epoch that max_steps has cut short was not evaluated.
+    evaluated = f"{experiment.datamodule.evaluation_name}/acc"
+    records = [record for record in folder.records() if evaluated in record]
+    trainer = experiment.trainer
+    test = _test(experiment, folder) if records and not trainer.fast_dev_run else None  # type: ignore[attr-defined]
+    if not trainer.is_global_zero:
+        return None
+    named = ", ".join(f"trainer.{key}={experiment.config['trainer'][key]}" for key in keys)
+    if not records or (test is None and experiment.config["protocol"] == "holdout"):
+        found: dict[str, Any] = {"metrics": {}, "epochs": len(records)}
+    else:
+        found = run_result(experiment.config, records, test, {}, experiment.datamodule.skipped)
+    found["trial"] = keys
+    write_json(folder.debug_file, found)
+    log.warning("a trial without a result (%s): what it measured is in %s", named, folder.debug_file)
+    return found
+
+
+def evaluate(config: Config, folder: RunFolder) -> dict[str, float]:
+    """Test a finished run again with the checkpoint that its result was computed with.
+
+    Args:
+        config: the run's, as ``read_kept_config`` reads it.
+        folder: of the run.
+
+    Returns:
+        Metrics of the test split by name.
+    """
+    check_data_root(config)
+    with any_fault_named(folder):
+        experiment = build(config, folder, for_training=False)
+    return _test_checkpoint(experiment, tested_checkpoint(config, folder))
+
+
+def _test(experiment: Experiment, folder: RunFolder) -> dict[str, float] | None:
+    """One test with the selected epoch; under ``last5`` the records hold the tests already."""
+    if experiment.config["protocol"] == "last5":
+        return None
+    return _test_checkpoint(experiment, folder.best_checkpoint)
+
+
+def _test_checkpoint(experiment: Experiment, checkpoint: Path) -> dict[str, float]:
+    load(experiment.method, checkpoint)
+    experiment.method.evaluation_name = "test"
+    experiment.trainer.validate(experiment.method, experiment.datamodule.test_dataloader(), verbose=False)
+    return {k: v for k, v in experiment.method.epoch_record.items() if k.startswith("test/")}
+
+
+def _where_to_go_on(folder: RunFolder) -> tuple[Path | None, int]:
+    """The checkpoint of an interrupted run, ``None`` if there is none, and how many whole epochs are behind it."""
+    done = read_checkpoint(folder.last_checkpoint)["epoch"] + 1 if folder.last_checkpoint.is_file() else 0
+    if folder.interrupted_checkpoint.is_file():
+        epoch = read_checkpoint(folder.interrupted_checkpoint)["epoch"]
+        if epoch >= done:  # else a crash has kept the end of its epoch from removing it
+            return folder.interrupted_checkpoint, epoch
+    return folder.last_checkpoint if done else None, done
+
+
+def _origin(folder: RunFolder, resume: Path | None) -> dict[str, Any]:
+    """Keep what the stamp of a run says that continues another one."""
+    origin = folder.stamp().get("continued_from") if resume is not None else None
+    return {} if origin is None else {"continued_from": origin}
+
+
+def _write_inputs(experiment: Experiment, folder: RunFolder, resume: Path | None, done: int) -> None:
+    """What the run starts from: noise, stamp, and records cut to what the checkpoint, if there is one, knows."""
+    datamodule = experiment.datamodule
+    folder.last_checkpoint.parent.mkdir(exist_ok=True)
+    if resume is None:
+        folder.remove_pictures()
+    elif resume == folder.interrupted_checkpoint:
+        log.info("resuming amid epoch %d", done + 1)
+    else:
+        log.info("resuming after epoch %d", done)
+    labels = "no label is wrong" if datamodule.train.labels_are_clean else "some labels are wrong"
+    for key, value in experiment.method.decided.items():
+        log.info("%s is %s here, because %s", key, value, labels)
+    folder.keep_records_before(done)
+    names, table = datamodule.table.class_names, datamodule.table
+    train = datamodule.train
+    write_table(
+        folder.noise_file,
+        ["file", "clean_label", "given_label"],
+        (
+            (table.file_names[row], names[clean], names[given])
+            for row, clean, given in zip(train.rows, train.clean, train.given, strict=True)
+        ),
+    )
+    folder.write_stamp({
+        "data": {"root": str(table.root), "images": datamodule.store.content_fingerprint},
+        "labels": {
+            "given": labels_digest(train.given),
+            "clean": labels_digest(np.concatenate([train.clean, datamodule.test.clean])),
+            "published_fingerprint": fingerprint(train.given),
+            "changed": int((train.given != train.clean).sum()),
+        },
+        "device": str(experiment.trainer.strategy.root_device),
+        "devices": experiment.trainer.world_size,
+        "resumed_after_epoch": done or None,
+        **_origin(folder, resume),
+    })  # fmt: skip

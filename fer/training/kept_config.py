@@ -1,0 +1,131 @@
+"""The ``config.yaml`` of a run, perhaps a stranger's, as commands use it that read finished runs.
+
+Such a command builds the method with its network, and where images are needed the data: no optimizer, no callback, no
+logger. Code that is not known is refused by name before anything is built, text stays text (``${...}`` is never
+resolved), and what is written goes below this machine's own cache folder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fer.config.cache_folder import default_cache_dir
+from fer.config.known_targets import check_targets
+from fer.config.value_check import COMPILE_MODES
+from fer.data.images.decode import MAX_EDGE
+from fer.data.loading.datamodule import PROTOCOLS
+from fer.data.table import DatasetError
+from fer.errors import ConfigError
+from fer.files.visible_text import visible_name
+from fer.runs.run_folder import RunFolder
+
+_SECTIONS = ("method", "backbone", "augment", "data", "data.reader", "noise", "trainer")
+_BUILT = ("method", "backbone", "augment", "data.reader", "noise")
+_WHOLE = {"seed": (0, 2**63), "batch_size": (1, 2**31), "data.store_size": (1, MAX_EDGE)}
+_OF_TRAINER = ("precision", "deterministic", "benchmark")
+_NEVER_BUILT = ("optim", "callbacks", "logger", "launch")
+
+
+@dataclass(frozen=True)
+class ReadingOptions:
+    """What the user of a reading command says about a run's configuration."""
+
+    cache_dir: str = field(default_factory=default_cache_dir)
+    """Folder of decoded images and demo faces."""
+    trust: Sequence[str] = ()
+    """Targets that are not known here and may be run all the same."""
+    data_root: str | None = None
+    """Where the data lies now; ``None``: where the configuration says."""
+
+    @staticmethod
+    def of(options: Mapping[Any, Any]) -> ReadingOptions:
+        """Take ``cache_dir``, ``trust`` (a target or a list of them) and ``data.root`` from a command's options."""
+        trust = options.get("trust") or []
+        root = (options.get("data") or {}).get("root")
+        return ReadingOptions(
+            cache_dir=str(options["cache_dir"]),
+            trust=[trust] if isinstance(trust, str) else [str(target) for target in trust],
+            data_root=None if root is None else str(root),
+        )
+
+
+def read_kept_config(folder: RunFolder, options: ReadingOptions) -> dict[str, Any]:
+    """Read and check the configuration of a run, for a process of its own on this machine.
+
+    Raises:
+        RunFolderError: there is none, or it cannot be read.
+        ConfigError: it names code that is not known, lacks what a run needs, or holds a value that no run has.
+    """
+    config = folder.config()
+    source = folder.config_file
+    check_targets(config, options.trust, source)
+    for key in _SECTIONS:
+        if not isinstance(_value(config, key), Mapping):
+            raise ConfigError(f"{source}: {key} is no section of keys and values; it is no run's configuration")
+    for key in _BUILT:
+        if "_target_" not in _value(config, key):
+            raise ConfigError(f"{source}: {key} has no _target_; it is no run's configuration")
+    for key, (lowest, highest) in _WHOLE.items():
+        value = _value(config, key)
+        if not isinstance(value, int) or isinstance(value, bool) or not lowest <= value <= highest:
+            raise ConfigError(f"{source}: {key} is {_shown(value)}; it must be a whole number of {lowest} to {highest}")
+    if config.get("protocol") not in PROTOCOLS:
+        raise ConfigError(
+            f"{source}: protocol is {_shown(config.get('protocol'))}; it must be {' or '.join(PROTOCOLS)}"
+        )
+    for key in ("channels_last", "compile"):
+        modes = COMPILE_MODES if key == "compile" else ()
+        if not isinstance(config.get(key), bool) and config.get(key) not in modes:
+            raise ConfigError(f"{source}: {key} is {_shown(config.get(key))}, which no run has")
+    for key in _OF_TRAINER:
+        if isinstance(config["trainer"].get(key), Mapping | list):
+            raise ConfigError(f"{source}: trainer.{key} must be a value, not a section or a list")
+    kept = {key: value for key, value in config.items() if key not in _NEVER_BUILT}
+    kept["trainer"] = {
+        "_target_": "lightning.pytorch.Trainer",
+        "accelerator": "auto",
+        "devices": 1,
+        "num_nodes": 1,
+        "enable_progress_bar": False,
+        **{key: config["trainer"][key] for key in _OF_TRAINER if key in config["trainer"]},
+    }
+    kept["cache_dir"] = options.cache_dir
+    if options.data_root is not None:
+        kept["data"] = {**kept["data"], "root": options.data_root}
+        kept["data"]["reader"] = {**kept["data"]["reader"], "root": options.data_root}
+    return kept
+
+
+def check_data_root(config: Mapping[str, Any]) -> None:
+    """Refuse to read data where there is none, unless below the cache: the demo set is drawn where it is missing.
+
+    Raises:
+        DatasetError: naming the folder.
+    """
+    stated = config["data"]["reader"].get("root")
+    if not isinstance(stated, str) or not stated.strip() or "\0" in stated:
+        raise ConfigError("the run's data.root is no path; say where its data lies with data.root=PATH")
+    try:
+        root, cache = Path(stated).expanduser().resolve(), Path(config["cache_dir"]).expanduser().resolve()
+        if root.is_relative_to(cache) or (root.is_dir() and any(root.iterdir())):
+            return
+    except (OSError, RuntimeError) as error:
+        raise DatasetError(stated, [f"the run's data cannot be read: {error}"]) from error
+    raise DatasetError(
+        stated, ["the run's data is not there; say where it lies with data.root=PATH (fer-report: --data-root PATH)"]
+    )
+
+
+def _value(config: Mapping[str, Any], key: str) -> Any:
+    value: Any = config
+    for part in key.split("."):
+        value = value.get(part) if isinstance(value, Mapping) else None
+    return value
+
+
+def _shown(value: Any) -> str:
+    text = visible_name(repr(value))
+    return text if len(text) <= 80 else f"{text[:80]}..."

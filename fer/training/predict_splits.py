@@ -1,0 +1,91 @@
+"""Per-sample outputs of a trained method: ``predictions.csv`` and what was memorised of the wrong labels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import lightning.pytorch as L
+import torch
+from torch import Tensor, distributed
+
+from fer.data.loading.datamodule import FaceDataModule, FaceDataset
+from fer.methods.core.method import Method
+
+SplitPredictions = Mapping[str, Tensor]
+"""``probabilities`` (n, K) and a method's own per-sample outputs (n,), in the order of the split."""
+
+
+def predict(trainer: L.Trainer, method: Method, datamodule: FaceDataModule) -> dict[str, SplitPredictions]:
+    """Outputs of all ranks on the test and on the whole training split, without augmentation."""
+    loaders = {"test": datamodule.test_dataloader(), "train": datamodule.train_in_order_dataloader()}
+    predictions: dict[str, SplitPredictions] = {}
+    for split, loader in loaders.items():
+        outputs: Any = trainer.predict(method, loader)
+        batches = _from_all_ranks([{key: values.cpu() for key, values in batch.items()} for batch in outputs])
+        joined = {key: torch.cat([batch[key] for batch in batches]) for key in batches[0]}
+        order = joined.pop("index").argsort()
+        predictions[split] = {key: values[order] for key, values in joined.items()}
+    return predictions
+
+
+def _from_all_ranks(batches: list[dict[str, Tensor]]) -> list[dict[str, Tensor]]:
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return batches
+    gathered: list[list[dict[str, Tensor]]] = [[]] * distributed.get_world_size()
+    distributed.all_gather_object(gathered, batches)
+    return [batch for rank in gathered for batch in rank]
+
+
+def header(
+    predictions: Mapping[str, SplitPredictions], class_names: tuple[str, ...], conclusions: Mapping[str, Tensor]
+) -> list[str]:
+    """Name the columns of ``predictions.csv``."""
+    fixed = ["split", "file", "clean_label", "given_label", "predicted", "confidence"]
+    return [*fixed, *_extra(predictions), *conclusions, *(f"p_{name}" for name in class_names)]
+
+
+def rows(
+    predictions: Mapping[str, SplitPredictions], datamodule: FaceDataModule, conclusions: Mapping[str, Tensor]
+) -> Iterator[list[Any]]:
+    """Make the rows of ``predictions.csv``: the test split, then the training split.
+
+    Args:
+        predictions: of both splits.
+        datamodule: whose samples they are of.
+        conclusions: of the method about the training labels, (N,) each; rows of the test split have none.
+    """
+    table = datamodule.table
+    for split, dataset in (("test", datamodule.test), ("train", datamodule.train)):
+        values = predictions[split]
+        extra: list[list[Any]] = [values[key].tolist() for key in _extra(predictions)]
+        for name, concluded in conclusions.items():
+            if split == "test":
+                extra.append([""] * len(dataset))
+            elif name.endswith("_label"):
+                extra.append([table.class_names[label] for label in concluded.tolist()])
+            else:
+                extra.append([f"{value:.6g}" for value in concluded.tolist()])
+        for position, p in enumerate(values["probabilities"].tolist()):
+            best = max(range(len(p)), key=p.__getitem__)
+            labels = (dataset.clean[position], dataset.given[position], best)
+            names = [table.class_names[label] for label in labels]
+            own = [column[position] for column in extra]
+            file = table.file_names[dataset.rows[position]]
+            yield [split, file, *names, f"{p[best]:.6f}", *own, *(f"{q:.6f}" for q in p)]
+
+
+def memorisation(train: FaceDataset, predictions: SplitPredictions) -> dict[str, float]:
+    """Of the wrongly labelled training samples, the shares predicted as labelled and as true."""
+    predicted = predictions["probabilities"].argmax(1).numpy()
+    wrong = train.given != train.clean
+    if not wrong.any():
+        return {}
+    return {
+        "memorized": float((predicted == train.given)[wrong].mean()),
+        "recovered": float((predicted == train.clean)[wrong].mean()),
+    }
+
+
+def _extra(predictions: Mapping[str, SplitPredictions]) -> list[str]:
+    return [key for key in predictions["test"] if key != "probabilities"]
