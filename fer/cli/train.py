@@ -1,4 +1,7 @@
-"""fer-train: compose a configuration and train what it describes; with -m, every job of a sweep."""
+"""fer-train: compose a configuration and train what it describes; with -m, every job of a sweep.
+
+``fer-train continue=FOLDER trainer.max_epochs=N`` goes on from a finished run.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +14,9 @@ from omegaconf import DictConfig
 
 from fer.config.compose import CONFIG_DIR
 from fer.config.hydra_errors import composition_reported
-from fer.config.quoting import quote_foreign_paths
+from fer.config.quoting import quote_foreign_paths, quote_paths
 from fer.files.terminal import log_to_terminal, reported
-from fer.launch import launcher_resolvers, run_job, sweep
+from fer.launch import continuation, launcher_resolvers, run_job, sweep
 from fer.reports.run_summary import print_run
 
 
@@ -35,12 +38,24 @@ def _train(cfg: DictConfig) -> float | None:
     return float(result["metrics"]["test/acc"])
 
 
+def _continue() -> None:
+    """Go on from a finished run with ``continue=FOLDER``; nothing is composed."""
+    log_to_terminal()
+    quote_paths("continue", "output_dir", "cache_dir", "data.root")
+    path, result = continuation.run(sys.argv[1:])
+    if result is not None:
+        print_run(path, result)
+
+
 def main() -> None:
     """Exit status 0; 1 when a run fails; 2 for what cannot be used as it is; 130 after Ctrl-C, 143 after SIGTERM."""
     launcher_resolvers.register()
     sys.argv[1:] = quote_foreign_paths(sys.argv[1:])
     with composition_reported("fer-train", "train"), sweep.summarised():
-        _train()
+        if continuation.is_asked_for(sys.argv[1:]):
+            _continue()
+        else:
+            _train()
 
 
 if __name__ == "__main__":

@@ -7,17 +7,18 @@ a paper states beside views of 224, scaled to ``augment.size``.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from fer.config.cache_folder import default_cache_dir
@@ -99,6 +100,56 @@ def scaled_epochs(epoch: float, of: float, max_epochs: int, least: int = 0) -> i
         least: the smallest number that makes sense for the method; short trainings get it instead of 0.
     """
     return min(max(round(epoch / of * max_epochs), least), max(max_epochs, 0))
+
+
+def stated_epochs(value: Any) -> list[int] | None:
+    """Read what ``${epochs:...}`` is given in the text of a value: epoch, of how many, at least; else ``None``."""
+    found = re.fullmatch(r"\$\{epochs: *(\d+), *(\d+)(?:, *(\d+))?\}", str(value))
+    return None if found is None else [int(found[1]), int(found[2]), int(found[3] or 0)]
+
+
+def keys_by_epochs(cfg: DictConfig) -> dict[str, list[int] | None]:
+    """Find the keys whose values follow ``trainer.max_epochs``, whichever way they refer to it.
+
+    Args:
+        cfg: composed and not resolved.
+
+    Returns:
+        By dotted key what ``stated_epochs`` reads of it: ``None`` where it refers to the number in another way.
+    """
+    epochs = OmegaConf.select(cfg, "trainer.max_epochs")
+    if not isinstance(epochs, int):
+        return {}
+    others = []
+    for number in (1, epochs + 1, 2 * epochs, 1_000_000 * epochs):
+        other = copy.deepcopy(cfg)
+        with open_dict(other):
+            other.trainer.max_epochs = number
+        others.append(other)
+    raw: Any = OmegaConf.to_container(cfg, resolve=False)
+    found = {}
+    for key, text in _references(raw):
+        now = OmegaConf.select(cfg, key)
+        if any(_selected(other, key) != now for other in others):
+            found[key] = stated_epochs(text)
+    return found
+
+
+def _references(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Find the values, lists as a whole, that refer to others, but for those that say where files go."""
+    for name, value in node.items():
+        key = f"{prefix}{name}"
+        if isinstance(value, Mapping):
+            yield from _references(value, f"{key}.")
+        elif "${" in str(value) and key not in ("output_dir", "cache_dir", "trainer.max_epochs") and name != "hydra":
+            yield key, str(value)
+
+
+def _selected(cfg: DictConfig, key: str) -> Any:
+    try:
+        return OmegaConf.select(cfg, key)
+    except OmegaConfBaseException as error:  # some resolver takes no such number
+        return error
 
 
 def _group_key(root: Any) -> str:

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, whenever the process or the machine ends, and locks on files."""
+"""Files and folders that are there whole or not at all, whenever a process or machine ends, and locks on files."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import socket
 import stat
 import time
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -93,6 +94,64 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
     with replacing_text(path) as stream:
         json.dump(value, stream, indent=2)
         stream.write("\n")
+
+
+@contextmanager
+def making_folder(path: Path) -> Iterator[Path]:
+    """A folder beside ``path`` to fill: it becomes ``path`` when all in it is on disk, or nothing is left of it.
+
+    What killed processes of this machine have left of the same folder is removed first.
+
+    Raises:
+        OSError: it cannot be written, or ``path`` has come to hold something meanwhile.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for left_over in path.parent.glob(f".*{_UNFINISHED}"):
+        match = _UNFINISHED_NAME.fullmatch(left_over.name)
+        if match and match["name"] == path.name and match["machine"] == _machine() and left_over.is_dir():
+            _remove_folder_unless_locked(left_over)
+    unfinished = path.with_name(f".{path.name}.{_machine()}-{uuid.uuid4().hex[:8]}{_UNFINISHED}")
+    unfinished.mkdir()
+    lock = os.open(unfinished, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        with suppress(OSError):  # no locks here
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield unfinished
+        for file in unfinished.rglob("*"):
+            _put_on_disk(file)
+        _put_on_disk(unfinished)
+        unfinished.rename(path)
+        _put_on_disk(path.parent)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        os.close(lock)
+
+
+def is_unfinished(path: Path) -> bool:
+    """Tell by its name whether a file or folder is being made, or was left over by a process that was killed."""
+    return _UNFINISHED_NAME.fullmatch(path.name) is not None
+
+
+def _put_on_disk(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _remove_folder_unless_locked(folder: Path) -> None:
+    try:
+        lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return  # removed meanwhile, or a link
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        shutil.rmtree(folder, ignore_errors=True)
+    except OSError:
+        return  # another process fills it
+    finally:
+        os.close(lock)
 
 
 def remove_unfinished(folder: Path, *names: str) -> None:

@@ -8,14 +8,15 @@ torchrun or SLURM have started a process for every rank, in those.
 from __future__ import annotations
 
 import logging
-import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from fer.config.compose import keys_by_epochs, stated_epochs
 from fer.config.devices import devices_per_node
 from fer.config.tidy_numbers import tidy
 from fer.config.value_check import check_values
@@ -31,6 +32,8 @@ _NAMED_GROUPS = ("method", "backbone", "data", "noise", "augment", "optim", "exp
 def resolve(cfg: DictConfig, choices: Mapping[str, str | None]) -> dict[str, Any]:
     """The configuration as plain containers, with the chosen option of every group under ``choices``.
 
+    ``by_epochs`` holds the keys whose values follow ``trainer.max_epochs``, see ``keys_by_epochs``.
+
     Raises:
         ConfigError: a value is missing or cannot be resolved.
     """
@@ -41,7 +44,7 @@ def resolve(cfg: DictConfig, choices: Mapping[str, str | None]) -> dict[str, Any
     assert isinstance(resolved, dict)
     chosen = {key: choices.get(key) for key in _NAMED_GROUPS}
     tidied: dict[str, Any] = tidy({str(key): value for key, value in resolved.items()})
-    return {**_with_absolute_root(tidied), "choices": chosen}
+    return {**_with_absolute_root(tidied), "choices": chosen, "by_epochs": keys_by_epochs(cfg)}
 
 
 def _with_absolute_root(config: dict[str, Any]) -> dict[str, Any]:
@@ -64,10 +67,10 @@ def scaled_settings(cfg: DictConfig) -> list[str]:
     lines = []
     for section, node in raw.items():
         for name, value in node.items() if isinstance(node, dict) else ():
-            found = re.fullmatch(r"\$\{epochs: *(\d+), *(\d+)(?:, *(\d+))?\}", str(value))
+            found = stated_epochs(value)
             if found is None:
                 continue
-            epoch, of, least = found.groups()
+            epoch, of, least = found
             now, epochs = OmegaConf.select(cfg, f"{section}.{name}"), cfg.trainer.max_epochs
             bound = f"; at least {least}" if least else ""
             lines.append(f"{section}.{name}={now} of {epochs} epochs (published: {epoch} of {of}{bound})")
@@ -90,29 +93,50 @@ def run(
         RunFailed: worker processes ended with an error; it is in the folder's ``error.txt``.
     """
     folder = RunFolder(path)
+    with _failure_kept(folder, Path(cfg.get("output_dir") or path), is_sweep_job=is_sweep_job):
+        config = resolve(cfg, choices)
+        return _bring_to_end(config, folder, scaled_settings(cfg), is_sweep_job=is_sweep_job)
+
+
+def run_resolved(config: Mapping[str, Any], path: str | Path) -> Result | None:
+    """Bring a run of a configuration to its end that is resolved already, as ``run`` does."""
+    folder = RunFolder(path)
+    with _failure_kept(folder, folder.path):
+        return _bring_to_end(config, folder)
+
+
+def _bring_to_end(
+    config: Mapping[str, Any], folder: RunFolder, lines: Sequence[str] = (), *, is_sweep_job: bool = False
+) -> Result | None:
+    """Refuse, skip, resume or train; ``lines`` are for the log of one that is trained."""
+    check_values(config, ranks_exist=ranks_exist())
+    if folder.open(config, [*config["unnamed_keys"]]) == "done":
+        log.info("%s is finished already; remove the folder to train again", folder.path)
+        return _finished(config, folder)
+    folder.forget_error()
+    for line in lines:
+        log.info("%s", line)
+    if not ranks_exist() and (is_sweep_job or devices_per_node(config["trainer"]) > 1):
+        return train_in_workers(config, folder)
+    outcome = train_rank(config, folder.path)
+    if isinstance(outcome, UserError):
+        raise outcome
+    return outcome
+
+
+@contextmanager
+def _failure_kept(folder: RunFolder, top: Path, *, is_sweep_job: bool = False) -> Iterator[None]:
+    """Leave ``error.txt`` behind where that helps; a single run that could not start leaves nothing below ``top``."""
     was_new = folder.state == "new"
     try:
-        config = resolve(cfg, choices)
-        check_values(config, ranks_exist=ranks_exist())
-        if folder.open(config, [*config["unnamed_keys"]]) == "done":
-            log.info("%s is finished already; remove the folder to train again", folder.path)
-            return _finished(config, folder)
-        folder.forget_error()
-        for line in scaled_settings(cfg):
-            log.info("%s", line)
-        if not ranks_exist() and (is_sweep_job or devices_per_node(config["trainer"]) > 1):
-            return train_in_workers(config, folder)
-        outcome = train_rank(config, folder.path)
-        if isinstance(outcome, UserError):
-            raise outcome
-        return outcome
+        yield
     except RunFolderError:
         raise
     except UserError as error:
         if is_sweep_job or isinstance(error, TrainingError):
             folder.add_error(in_one_line(error), "")
         elif was_new and is_first_rank():
-            folder.discard(Path(cfg.get("output_dir") or path))
+            folder.discard(top)
         raise
 
 

@@ -74,6 +74,7 @@ class MAN(TwoNetworks):
     """
 
     views = 2
+    follows_total_epochs = True
     group: Tensor
     """int64 (N,): 0 noisy, 1 ambiguous, 2 clean."""
 
@@ -152,8 +153,7 @@ class MAN(TwoNetworks):
             logits = self.logits_of_both(weak)
             loss_cls = self.over_networks * self._cross_entropies(logits, batch.label).mean()
             return Loss(loss_cls, logits[0], {"loss_cls": loss_cls})
-        assert self.trainer.max_epochs is not None
-        share = self.mutual_share(self.current_epoch, self.trainer.max_epochs)
+        share = self.mutual_share(self.current_epoch, self.total_epochs)
         group = self.group[batch.index]
         logits, of_strong = self._pass(weak, strong, group)
         losses = self._cross_entropies(logits, batch.label)

@@ -64,6 +64,7 @@ class NLA(Method):
     """
 
     views = 2
+    follows_total_epochs = True
 
     def __init__(self, setting: Setting, *, js_reduction: Reduction = "sum") -> None:
         if js_reduction not in ("sum", "mean"):
@@ -76,7 +77,7 @@ class NLA(Method):
         _, logits = self.network(first)
         _, mirrored_logits = self.network(second)
         each = F.cross_entropy(logits, batch.label, reduction="none")
-        weight = gaussian_weight(logits.softmax(1), batch.label, self.current_epoch / self._epochs)
+        weight = gaussian_weight(logits.softmax(1), batch.label, self.current_epoch / self.total_epochs)
         loss_cls, loss_weighted = each.mean(), (weight * each).mean()
         middle = ((logits + mirrored_logits) / 2).softmax(1)
         divergences = [F.kl_div(z.log_softmax(1), middle, reduction="sum") for z in (logits, mirrored_logits)]
@@ -85,8 +86,3 @@ class NLA(Method):
             loss_js = loss_js / len(logits)
         total = 0.5 * (loss_cls + loss_weighted + loss_js)
         return Loss(total, logits, {"loss_cls": loss_cls, "loss_weighted": loss_weighted, "loss_js": loss_js})
-
-    @property
-    def _epochs(self) -> int:
-        assert self.trainer.max_epochs is not None
-        return self.trainer.max_epochs

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fer.errors import UserError
+from fer.files.atomic import is_unfinished
 from fer.files.plain_data import PlainDataError
 from fer.files.visible_text import visible_name
 from fer.reports.epochs import RunEpochs, epochs_of_results, read_epochs
@@ -82,6 +83,8 @@ def collect(folders: Iterable[Path], conditions: Iterable[str] = ()) -> Collecti
             raise UserError(f"{folder} is no folder")
     found = Collection()
     for file in sorted({file.resolve() for folder in folders for file in folder.rglob("config.yaml")}):
+        if is_unfinished(file.parent):
+            continue
         try:
             found.runs.append(_read(RunFolder(file.parent), found.faults))
         except UserError as error:

@@ -207,6 +207,12 @@ def _where_to_go_on(folder: RunFolder) -> tuple[Path | None, int]:
     return folder.last_checkpoint if done else None, done
 
 
+def _origin(folder: RunFolder, resume: Path | None) -> dict[str, Any]:
+    """Keep what the stamp of a run says that continues another one."""
+    origin = folder.stamp().get("continued_from") if resume is not None else None
+    return {} if origin is None else {"continued_from": origin}
+
+
 def _write_inputs(experiment: Experiment, folder: RunFolder, resume: Path | None, done: int) -> None:
     """What the run starts from: noise, stamp, and records cut to what the checkpoint, if there is one, knows."""
     datamodule = experiment.datamodule
@@ -242,4 +248,5 @@ def _write_inputs(experiment: Experiment, folder: RunFolder, resume: Path | None
         "device": str(experiment.trainer.strategy.root_device),
         "devices": experiment.trainer.world_size,
         "resumed_after_epoch": done or None,
+        **_origin(folder, resume),
     })  # fmt: skip

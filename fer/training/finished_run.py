@@ -34,20 +34,28 @@ def trained(folder: RunFolder, device: str | torch.device = "cpu", options: Read
     """
     folder.result()
     config = read_kept_config(folder, options or ReadingOptions())
+    return filled(folder, config, tested_checkpoint(config, folder)).to(device).eval()
+
+
+def filled(folder: RunFolder, config: Config, checkpoint: Path) -> Method:
+    """Build the method of a finished run and fill it from a checkpoint; ``config`` is from ``read_kept_config``.
+
+    Raises:
+        RunFolderError, ConfigError: a file of the run cannot be read, or they do not fit each other.
+    """
     given = read_given_labels(folder)
     is_clean = given == read_true_labels(folder)
-    checkpoint = tested_checkpoint(config, folder)
     with any_fault_named(folder):
         _check_size(config, checkpoint)
         method = build_method(
-            config | {"compile": False},
+            {**config, "compile": False},
             read_class_names(folder),
             torch.tensor(given),
             labels_are_clean=is_clean,
             for_training=False,
         )
     load(method, checkpoint)
-    return method.to(device).eval()
+    return method
 
 
 def _check_size(config: Config, checkpoint: Path) -> None:

@@ -63,6 +63,8 @@ class Method(L.LightningModule):
 
     views: int = 1
     """1: ``batch.image`` reaches ``loss`` as a view (B, 3, H, W); 2: as a pair of views."""
+    follows_total_epochs: bool = False
+    """Whether any epoch depends on how many there will be. Such a run cannot be continued with more of them."""
 
     def __init__(self, setting: Setting) -> None:
         super().__init__()
@@ -81,6 +83,14 @@ class Method(L.LightningModule):
         self._sample_states, self._seen = list[str](), list[Tensor]()
         self._make_optimizer = setting.optimizer
         self._make_scheduler = setting.scheduler
+
+    @property
+    def total_epochs(self) -> int:
+        """The number of epochs of the whole training, for methods that say ``follows_total_epochs = True``."""
+        if not self.follows_total_epochs:
+            raise TypeError(f"{type(self).__name__} reads total_epochs: it must state follows_total_epochs = True")
+        assert self.trainer.max_epochs is not None
+        return self.trainer.max_epochs
 
     def loss(self, batch: Batch) -> Loss:
         """The loss of a batch whose ``image`` holds the view or views made by ``make_views``."""

@@ -91,6 +91,7 @@ class _Inspection(PickleMachine):
         self._lengths: dict[Any, int] = {}
         self._functions: dict[tuple[str, str], Callable[..., Any]] = {
             ("collections", "OrderedDict"): self._ordered_dict,
+            ("collections", "Counter"): self._counter,
             ("builtins", "set"): self._set,
             ("__builtin__", "set"): self._set,
             ("_codecs", "encode"): self.encode,
@@ -128,6 +129,15 @@ class _Inspection(PickleMachine):
         self.work(len(pairs))
         filled: dict[Any, Any] = {}
         self.fill(filled, [key for key, _ in pairs], [value for _, value in pairs])
+        return filled
+
+    def _counter(self, counts: object) -> dict[Any, Any]:
+        """Stand for the milestones of a schedule."""
+        if not isinstance(counts, dict):
+            raise UnsafePickleError("collections.Counter of other than a dict")
+        self.work(len(counts))
+        filled: dict[Any, Any] = {}
+        self.fill(filled, [*counts], [*counts.values()])
         return filled
 
     def _set(self, items: Sequence[Any] = ()) -> object:

@@ -116,7 +116,7 @@ class Pictures(Showing):
 
 def chosen_epochs(count: int, of: int) -> set[int]:
     """``count`` of the epochs 0..of-1, or all where there are fewer: the first, the last, others evenly in between."""
-    return {int(epoch) for epoch in np.linspace(0, of - 1, count).round()}
+    return {int(epoch) for epoch in np.linspace(0, of - 1, min(count, of)).round()}
 
 
 @dataclass

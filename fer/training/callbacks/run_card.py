@@ -27,7 +27,8 @@ _CHARTS = {
 class RunCard(Showing):
     """Shows ``config.yaml`` and ``stamp.json`` under TEXT, and in CUSTOM SCALARS a few curves to a chart.
 
-    A run that is resumed shows its new stamp at the epoch from which it goes on.
+    A run that is resumed shows its new stamp at the epoch from which it goes on, one that continues another also its
+    configuration.
     """
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -36,7 +37,9 @@ class RunCard(Showing):
 
 def _show(trainer: L.Trainer) -> None:
     folder = RunFolder(trainer.default_root_dir)
-    files = [folder.stamp_file] if trainer.current_epoch else [folder.config_file, folder.stamp_file]
+    origin = folder.stamp().get("continued_from") or {"epochs": 0}
+    is_new = trainer.current_epoch in (0, origin["epochs"])
+    files = [folder.config_file, folder.stamp_file] if is_new else [folder.stamp_file]
     for writer in writers(trainer):
         for file in files:
             text = file.read_text(encoding="utf-8")
