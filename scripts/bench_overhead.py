@@ -2,7 +2,7 @@
 
     python scripts/bench_overhead.py [--steps 200] [--rounds 5] [--json FILE]
 
-The plain loop makes the same views, loss and optimiser steps, and nothing else. The contestants take turns; the median
+The plain loop makes the same views, loss and optimizer steps, and nothing else. The contestants take turns; the median
 of the rounds counts.
 """
 

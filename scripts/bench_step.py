@@ -1,4 +1,4 @@
-"""EAC's whole training, from images to optimiser step: the reference recipe against this project. Prints ratios.
+"""EAC's whole training, from images to optimizer step: the reference recipe against this project. Prints ratios.
 
     python scripts/bench_step.py [--depth 18 50] [--steps 4] [--rounds 3] [--fast KEY=VALUE ...] [--json FILE]
     python scripts/bench_step.py --depth 50 --steps 16 --batch-size 256 --profile --fast trainer.precision=bf16-mixed \
@@ -55,7 +55,7 @@ KERNELS = {
     "compiled": ("triton",),
     "convolution": ("conv", "gemm", "wgrad", "dgrad", "fprop", "cutlass", "xmma", "sm90_", "sm80_", "nvjet"),
     "batch norm": ("batch_norm", "batchnorm", "::bn_"),
-    "optimiser": ("adam", "multi_tensor"),
+    "optimizer": ("adam", "multi_tensor"),
     "copy": ("memcpy", "memset", "copy_"),
     "else": ("",),
 }

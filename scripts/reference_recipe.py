@@ -1,6 +1,6 @@
 """EAC's training as its released code does it, for comparison: what ``bench_step.py`` measures against.
 
-Written from a description of the recipe. Every sample is read, disturbed, resized, normalised and erased by itself on
+Written from a description of the recipe. Every sample is read, disturbed, resized, normalized and erased by itself on
 the CPU; each view passes through the network on its own; the CAM is a broadcast product over (B, K, C, h, w), mirrored
 by sampling a grid; float32, NCHW, plain Adam.
 """
@@ -96,7 +96,7 @@ def _mirrored_by_sampling(maps: Tensor) -> Tensor:
 
 
 class ReferenceTraining:
-    """Network, optimiser and loader.
+    """Network, optimizer and loader.
 
     Args:
         workers: processes of the loader, which every pass over it starts anew.
@@ -123,7 +123,7 @@ class ReferenceTraining:
         self.correct = torch.zeros((), device=device)
 
     def step(self, views: Views) -> None:
-        """One optimiser step on a batch of the loader."""
+        """One optimizer step on a batch of the loader."""
         first, second, label = (tensor.to(self.device) for tensor in views)
         loss, logits = reference_loss(self.network, first, second, label, self.lam)
         self.optimizer.zero_grad()

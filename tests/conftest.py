@@ -100,8 +100,8 @@ def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
             for number in range(count):
                 image = Image.fromarray(generator.integers(0, 90, (32, 32, 3), dtype=np.uint8))
                 left, top = (int(v) for v in generator.integers(2, 12, 2))
-                colour = tuple(int(v) for v in generator.integers(150, 255, 3))
-                shape(ImageDraw.Draw(image), (left, top, left + 15, top + 15), fill=colour)
+                color = tuple(int(v) for v in generator.integers(150, 255, 3))
+                shape(ImageDraw.Draw(image), (left, top, left + 15, top + 15), fill=color)
                 image.save(root / split / name / f"{number:03}.png")
     return root
 

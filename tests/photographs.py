@@ -17,9 +17,9 @@ CHOICES = {"method": "eac", "backbone": "tiny", "data": "demo", "noise": "symmet
 
 
 class Pasted(NamedTuple):
-    """Where a face was put: its centre and edge in pixels, and by how much it is turned."""
+    """Where a face was put: its center and edge in pixels, and by how much it is turned."""
 
-    centre: tuple[float, float]
+    center: tuple[float, float]
     edge: int
     degrees: float
 
@@ -39,12 +39,12 @@ def faces(count: int) -> list[Image.Image]:
 
 
 def photograph(places: list[Pasted], size: tuple[int, int] = (640, 480)) -> Image.Image:
-    """Demo faces on a smooth background of many colours."""
+    """Demo faces on a smooth background of many colors."""
     noise = np.random.default_rng(3).integers(0, 255, (5, 6, 3), dtype=np.uint8)
     picture = Image.fromarray(noise).resize(size, Image.Resampling.BICUBIC)
     for face, place in zip(faces(len(places)), places, strict=True):
         turned = face.resize((place.edge, place.edge), Image.Resampling.BICUBIC).convert("RGBA")
         turned = turned.rotate(place.degrees, Image.Resampling.BICUBIC, expand=True)
-        corner = round(place.centre[0] - turned.width / 2), round(place.centre[1] - turned.height / 2)
+        corner = round(place.center[0] - turned.width / 2), round(place.center[1] - turned.height / 2)
         picture.paste(turned, corner, turned)
     return picture

@@ -52,14 +52,14 @@ def write_run(folder: Path, settings: Mapping[str, Any], *, accuracy: float = 0.
 
 def _write_outcome(folder: Path, config: Mapping[str, Any], accuracy: float) -> None:
     is_last5 = config["protocol"] == "last5"
-    memorisation = {"memorized": 0.2, "recovered": 0.6} if config["noise"].get("ratio") else {}
+    memorization = {"memorized": 0.2, "recovered": 0.6} if config["noise"].get("ratio") else {}
     records = []
     for epoch in range(EPOCHS):
         record = {"epoch": epoch, **_metrics("test" if is_last5 else "holdout", accuracy + 0.01 * (epoch - 4))}
-        if memorisation:
+        if memorization:
             record["train/memorized"] = epoch / 10 + config["seed"] / 100
         records.append(record)
-    result = run_result(config, records, None if is_last5 else _metrics("test", accuracy), memorisation, {})
+    result = run_result(config, records, None if is_last5 else _metrics("test", accuracy), memorization, {})
     (folder / "result.json").write_text(json.dumps(result))
     (folder / "records.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
 

@@ -200,13 +200,13 @@ def test_modules_are_small_and_named_after_what_they_hold() -> None:
 def test_every_imported_package_is_a_declared_dependency() -> None:
     project = tomllib.loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     requirements = sum(project["optional-dependencies"].values(), project["dependencies"])
-    declared = {normalised(re.split(r"[^\w.-]", requirement)[0]) for requirement in requirements}
+    declared = {normalized(re.split(r"[^\w.-]", requirement)[0]) for requirement in requirements}
     distributions = metadata.packages_distributions()
     for module, imports in IMPORTS.items():
         for package in {top_package(name) for name, _ in imports} - {"fer", *sys.stdlib_module_names}:
-            sources = {normalised(name) for name in distributions.get(package, [package])}
+            sources = {normalized(name) for name in distributions.get(package, [package])}
             assert sources & declared, f"{module} imports {package}: add it to the dependencies in pyproject.toml"
 
 
-def normalised(distribution: str) -> str:
+def normalized(distribution: str) -> str:
     return re.sub(r"[-_.]+", "-", distribution).lower()

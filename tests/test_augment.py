@@ -31,12 +31,12 @@ def faces(count: int, size: int, seed: int = 0) -> Tensor:
     return torch.randint(0, 256, (count, 3, size, size), dtype=torch.uint8, generator=generator)
 
 
-def grey(count: int, size: int, value: int = 128) -> Tensor:
+def gray(count: int, size: int, value: int = 128) -> Tensor:
     return torch.full((count, 3, size, size), value, dtype=torch.uint8)
 
 
 def erased(view: Tensor) -> Tensor:
-    """Mask (B, H, W) of erased pixels: no grey level is exactly 0 in all three channels after normalisation."""
+    """Mask (B, H, W) of erased pixels: no gray level is exactly 0 in all three channels after normalization."""
     return (view == 0).all(1)
 
 
@@ -49,7 +49,7 @@ def rectangles(masks: Tensor) -> np.ndarray[Any, np.dtype[np.int64]]:
     return torch.stack([rows.argmax(1), columns.argmax(1), height, width], dim=1).numpy()
 
 
-# Resize and normalise.
+# Resize and normalize.
 
 
 def by_pillow(images: Tensor, size: int) -> Tensor:
@@ -88,7 +88,7 @@ def test_resize_works_in_training_after_an_evaluation_in_inference_mode() -> Non
     assert torch.equal(resize(images, 23), there)
 
 
-def test_test_view_is_resized_and_normalised_per_channel() -> None:
+def test_test_view_is_resized_and_normalized_per_channel() -> None:
     images = faces(3, 20)
     view = Augmentation(size=32).test_view(images)
     assert view.shape == (3, 3, 32, 32)
@@ -102,16 +102,16 @@ def test_test_view_is_resized_and_normalised_per_channel() -> None:
     st.lists(st.floats(0, 1), min_size=3, max_size=3), st.lists(st.floats(0.05, 1), min_size=3, max_size=3),
     st.integers(0, 2**32),
 )  # fmt: skip
-def test_denormalise_restores_the_image(mean: list[float], std: list[float], seed: int) -> None:
+def test_denormalize_restores_the_image(mean: list[float], std: list[float], seed: int) -> None:
     images = faces(2, 16, seed)
     augmentation = Augmentation(size=16, mean=mean, std=std)
-    assert torch.equal(augmentation.denormalise(augmentation.test_view(images)), images)
+    assert torch.equal(augmentation.denormalize(augmentation.test_view(images)), images)
 
 
-def test_denormalise_clips_what_no_image_can_show() -> None:
+def test_denormalize_clips_what_no_image_can_show() -> None:
     augmentation = Augmentation(size=8)
-    assert (augmentation.denormalise(torch.full((1, 3, 8, 8), 50.0)) == 255).all()
-    assert (augmentation.denormalise(torch.full((1, 3, 8, 8), -50.0)) == 0).all()
+    assert (augmentation.denormalize(torch.full((1, 3, 8, 8), 50.0)) == 255).all()
+    assert (augmentation.denormalize(torch.full((1, 3, 8, 8), -50.0)) == 0).all()
 
 
 # Pixel noise.
@@ -120,20 +120,20 @@ def test_denormalise_clips_what_no_image_can_show() -> None:
 def noisy(images: Tensor, **options: Any) -> Tensor:
     """The uint8 images behind views that are neither resized nor erased."""
     augmentation = Augmentation(size=images.shape[-1], **NO_ERASING, **options)
-    return augmentation.denormalise(augmentation.one_view(images))
+    return augmentation.denormalize(augmentation.one_view(images))
 
 
 def test_about_half_of_the_images_get_noise() -> None:
     torch.manual_seed(0)
     count = 2000
-    changed = int((noisy(grey(count, 8)) != 128).flatten(1).any(1).sum())
+    changed = int((noisy(gray(count, 8)) != 128).flatten(1).any(1).sum())
     assert binomtest(changed, count, 0.5).pvalue > 1e-3
 
 
 @pytest.mark.parametrize(("variance", "value"), [(30.0, 128), (100.0, 128), (30.0, 3), (30.0, 252)])
 def test_noise_is_gaussian_then_clipped_then_truncated(variance: float, value: int) -> None:
     torch.manual_seed(0)
-    result = noisy(grey(50, 20, value), pixel_noise_probability=1.0, pixel_noise_variance=variance).flatten().numpy()
+    result = noisy(gray(50, 20, value), pixel_noise_probability=1.0, pixel_noise_variance=variance).flatten().numpy()
     drawn = np.random.default_rng(0).normal(value, math.sqrt(variance), 1_000_000)
     expected = np.clip(drawn, 0, 255).astype(np.uint8)  # cuts the fraction off
     levels = np.unique(expected)
@@ -150,7 +150,7 @@ def test_noise_is_gaussian_then_clipped_then_truncated(variance: float, value: i
 
 def test_noise_is_drawn_per_pixel_and_channel() -> None:
     torch.manual_seed(0)
-    noise = noisy(grey(100, 16), pixel_noise_probability=1.0).float() - 127.5
+    noise = noisy(gray(100, 16), pixel_noise_probability=1.0).float() - 127.5
     red, green = noise[:, 0].flatten(), noise[:, 1].flatten()
     left, right = noise[..., :-1].flatten(), noise[..., 1:].flatten()
     for a, b in ((red, green), (left, right)):
@@ -175,7 +175,7 @@ def erasing(request: pytest.FixtureRequest) -> tuple[tuple[float, float], np.nda
     area, count, size = request.param, 2000, 40
     torch.manual_seed(0)
     augmentation = Augmentation(size=size, erase_area=area, **NO_NOISE)
-    ours = torch.cat([erased(augmentation.one_view(grey(500, size))) for _ in range(count // 500)])
+    ours = torch.cat([erased(augmentation.one_view(gray(500, size))) for _ in range(count // 500)])
     transform = RandomErasing(scale=area)
     theirs = torch.stack([transform(torch.ones(1, size, size))[0] == 0 for _ in range(count)])
     return area, rectangles(ours), rectangles(theirs), count
@@ -220,17 +220,17 @@ def test_erased_rectangles_lie_within_their_bounds_and_reach_every_edge(erasing:
 
 def test_a_rectangle_that_never_fits_erases_nothing() -> None:
     augmentation = Augmentation(size=16, erase_area=(1, 1), erase_aspect=(1, 1), **NO_NOISE | {"erase_probability": 1})
-    assert not erased(augmentation.one_view(grey(50, 16))).any()
+    assert not erased(augmentation.one_view(gray(50, 16))).any()
 
 
-def test_erased_pixels_are_the_mean_colour() -> None:
+def test_erased_pixels_are_the_mean_color() -> None:
     torch.manual_seed(0)
     augmentation = Augmentation(size=16, **ALWAYS)
     view = augmentation.one_view(faces(10, 16))
     mask = erased(view)
     assert mask.any(2).any(1).all()
-    colours = augmentation.denormalise(view).permute(0, 2, 3, 1)[mask]
-    assert (colours == torch.tensor([round(255 * m) for m in MEAN])).all()
+    colors = augmentation.denormalize(view).permute(0, 2, 3, 1)[mask]
+    assert (colors == torch.tensor([round(255 * m) for m in MEAN])).all()
 
 
 # Every sample by itself, reproducibly.
@@ -315,7 +315,7 @@ def test_independent_second_view_is_the_mirrored_original_with_its_own_rectangle
 
 def test_independent_views_are_erased_in_a_quarter_each_of_the_four_ways() -> None:
     torch.manual_seed(0)
-    first, second = Augmentation(size=12, **NO_NOISE).two_views(grey(4000, 12), erase="independent")
+    first, second = Augmentation(size=12, **NO_NOISE).two_views(gray(4000, 12), erase="independent")
     pattern = 2 * erased(first).flatten(1).any(1).long() + erased(second).flatten(1).any(1)
     assert chisquare(torch.bincount(pattern, minlength=4).numpy()).pvalue > 1e-3
 
@@ -326,8 +326,8 @@ def test_the_switch_decides_on_noise_in_the_second_view(erase: Any, noise: bool 
     torch.manual_seed(0)
     count = 1000
     augmentation = Augmentation(size=8, **NO_ERASING)
-    first, second = augmentation.two_views(grey(count, 8), erase=erase, pixel_noise_on_second_view=noise)
-    clean = augmentation.test_view(grey(1, 8))
+    first, second = augmentation.two_views(gray(count, 8), erase=erase, pixel_noise_on_second_view=noise)
+    clean = augmentation.test_view(gray(1, 8))
     in_first, in_second = ((view != clean).flatten(1).any(1) for view in (first, second))
     assert binomtest(int(in_first.sum()), count, 0.5).pvalue > 1e-3
     if noise is False or (noise is None and erase == "independent"):

@@ -204,23 +204,23 @@ def test_an_unknown_depth_or_stem_is_refused_with_the_choices() -> None:
 def reference_vggface2_features(state: dict[str, Tensor], x: Tensor) -> Tensor:
     """The network written out from the description of the Caffe model, without any module."""
 
-    def normalised(x: Tensor, bn: str) -> Tensor:
+    def normalized(x: Tensor, bn: str) -> Tensor:
         mean, var = state[f"{bn}.running_mean"], state[f"{bn}.running_var"]
         scale = state[f"{bn}.weight"] / (var + 1e-5).sqrt()
         return x * scale[:, None, None] + (state[f"{bn}.bias"] - mean * scale)[:, None, None]
 
-    x = normalised(F.conv2d(x, state["conv1.weight"], stride=2, padding=3), "bn1").relu()
+    x = normalized(F.conv2d(x, state["conv1.weight"], stride=2, padding=3), "bn1").relu()
     x = F.max_pool2d(x, kernel_size=3, stride=2, padding=0, ceil_mode=True)
     for layer, blocks in zip((1, 2, 3, 4), (3, 4, 6, 3), strict=True):
         for block in range(blocks):
             at = f"layer{layer}.{block}"
             stride = 2 if layer > 1 and block == 0 else 1
-            y = normalised(F.conv2d(x, state[f"{at}.conv1.weight"], stride=stride), f"{at}.bn1").relu()
-            y = normalised(F.conv2d(y, state[f"{at}.conv2.weight"], padding=1), f"{at}.bn2").relu()
-            y = normalised(F.conv2d(y, state[f"{at}.conv3.weight"]), f"{at}.bn3")
+            y = normalized(F.conv2d(x, state[f"{at}.conv1.weight"], stride=stride), f"{at}.bn1").relu()
+            y = normalized(F.conv2d(y, state[f"{at}.conv2.weight"], padding=1), f"{at}.bn2").relu()
+            y = normalized(F.conv2d(y, state[f"{at}.conv3.weight"]), f"{at}.bn3")
             if block == 0:
                 x = F.conv2d(x, state[f"{at}.downsample.0.weight"], stride=stride)
-                x = normalised(x, f"{at}.downsample.1")
+                x = normalized(x, f"{at}.downsample.1")
             x = (x + y).relu()
     return x
 
@@ -277,7 +277,7 @@ def test_every_parameter_learns(name: str, stem: str) -> None:
     assert not dead
 
 
-def test_a_new_stem_is_initialised_like_torchvisions_convolutions() -> None:
+def test_a_new_stem_is_initialized_like_torchvisions_convolutions() -> None:
     torch.manual_seed(3)
     weight = resnet(depth=18, stem="small").conv1.weight
     assert weight.shape == (64, 3, 3, 3)

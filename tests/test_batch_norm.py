@@ -14,7 +14,7 @@ from fer.models.batch_norm import (
     keep_views_apart,
     make_groupable,
     sum_over_ranks,
-    synchronise_statistics,
+    synchronize_statistics,
 )
 
 CHANNELS, STEPS, VIEWS = 5, 2, 2
@@ -63,7 +63,7 @@ def outcome_of_rank(dtype: torch.dtype, per_view: bool, channels_last: bool, sha
     net = network(dtype)
     if per_view:
         keep_views_apart(net)
-    synchronise_statistics(net, torch.device("cpu"))
+    synchronize_statistics(net, torch.device("cpu"))
     rank = torch.distributed.get_rank()
     images, gradients = (whole.split(shares, 2)[rank].to(dtype) for whole in batches(sum(shares)))
     layout = torch.channels_last if channels_last else torch.contiguous_format
@@ -78,7 +78,7 @@ def outcome_of_rank(dtype: torch.dtype, per_view: bool, channels_last: bool, sha
 @pytest.mark.parametrize("per_view", [False, True], ids=["whole", "per_view"])
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 @pytest.mark.parametrize("count", SHARES)
-def test_ranks_with_uneven_shares_normalise_as_one_device_does(
+def test_ranks_with_uneven_shares_normalize_as_one_device_does(
     count: int, dtype: torch.dtype, per_view: bool, ranks: dict[int, Ranks]
 ) -> None:
     shares = SHARES[count]
@@ -112,7 +112,7 @@ def outcome_of_groups(groups: list[list[int]]) -> Outcome:
     rank = 0
     if torch.distributed.is_initialized():
         rank = torch.distributed.get_rank()
-        synchronise_statistics(net, torch.device("cpu"))
+        synchronize_statistics(net, torch.device("cpu"))
     image, gradient = (whole[0, 0].split([len(own) for own in groups])[rank] for whole in batches(7))
     with groups_apart(net, torch.eye(3)[groups[rank]], tracked=2):
         return outcome(net, [image], [gradient])
@@ -159,29 +159,29 @@ def test_sum_over_ranks_has_the_gradient_of_all_that_is_made_of_it(count: int, r
 
 
 @pytest.mark.parametrize("per_view", [False, True])
-def test_evaluation_normalises_by_running_statistics_without_other_ranks(per_view: bool) -> None:
+def test_evaluation_normalizes_by_running_statistics_without_other_ranks(per_view: bool) -> None:
     plain, synced = network(torch.float32).eval(), network(torch.float32).eval()
     if per_view:
         keep_views_apart(synced)
-    synchronise_statistics(synced, torch.device("cpu"))
+    synchronize_statistics(synced, torch.device("cpu"))
     assert synced.state_dict().keys() == plain.state_dict().keys()
     image = torch.randn(3, CHANNELS, 2, 2)
     assert torch.equal(synced(image), plain(image))
 
 
 @pytest.mark.parametrize("per_view", [False, True])
-def test_on_a_gpu_torchs_own_normalises_every_view(per_view: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    normalise, seen = nn.SyncBatchNorm.forward, []
+def test_on_a_gpu_torchs_own_normalizes_every_view(per_view: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    normalize, seen = nn.SyncBatchNorm.forward, []
 
     def record(module: nn.SyncBatchNorm, input: Tensor) -> Tensor:
         seen.append(input)
-        return normalise(module, input)
+        return normalize(module, input)
 
     monkeypatch.setattr(nn.SyncBatchNorm, "forward", record)
     synced, plain = network(torch.float64), network(torch.float64)
     if per_view:
         keep_views_apart(synced)
-    synchronise_statistics(synced, torch.device("cuda"))
+    synchronize_statistics(synced, torch.device("cuda"))
     images, gradients = (whole[0].flatten(0, 1) for whole in batches(3))
     views = images.chunk(VIEWS) if per_view else [images]
     # Without a process group it is a BatchNorm of this device.
@@ -200,5 +200,5 @@ def test_on_a_gpu_torchs_own_normalises_every_view(per_view: bool, monkeypatch: 
 @pytest.mark.parametrize("other", [nn.BatchNorm1d, nn.BatchNorm3d, type("Mine", (nn.BatchNorm2d,), {})])
 def test_another_batch_norm_is_refused_by_name(other: Any, device: str) -> None:
     net = nn.Sequential(nn.BatchNorm2d(2), nn.GroupNorm(1, 2), other(2))
-    with pytest.raises(TypeError, match=rf"{other.__name__} cannot be synchronised; .* or sync_batchnorm=false"):
-        synchronise_statistics(net, torch.device(device))
+    with pytest.raises(TypeError, match=rf"{other.__name__} cannot be synchronized; .* or sync_batchnorm=false"):
+        synchronize_statistics(net, torch.device(device))

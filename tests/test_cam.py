@@ -74,7 +74,7 @@ def test_cam_and_logits_keep_the_weights_precision_under_autocast(channels_last:
 
 
 def mirrored_by_grid(maps: Tensor) -> Tensor:
-    """Sampled at ``x -> -x`` in normalised coordinates, as the paper's code mirrors its maps."""
+    """Sampled at ``x -> -x`` in normalized coordinates, as the paper's code mirrors its maps."""
     batch, _, height, width = maps.shape
     y, x = torch.meshgrid(
         torch.linspace(-1, 1, height, dtype=maps.dtype), torch.linspace(-1, 1, width, dtype=maps.dtype), indexing="ij"
@@ -103,7 +103,7 @@ def test_an_overlay_shows_where_the_map_is_high() -> None:
     red, blue = shown[0, 0], shown[0, 2]
     assert red[0, 39] > blue[0, 39] + 50, "the peak is red"
     assert blue[39, 0] > red[39, 0], "where there is least, blue"
-    assert (shown[1] == shown[1, :, :1, :1]).all(), "a flat map has one colour"
+    assert (shown[1] == shown[1, :, :1, :1]).all(), "a flat map has one color"
     assert torch.equal(overlay(image, maps, strength=0.0), image)
     assert (overlay(image, 10 * maps - 3).int() - shown).abs().max() <= 3, "scale and offset do not matter"
     several = overlay(image, torch.stack([maps, -maps, maps**2]))

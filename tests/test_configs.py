@@ -25,7 +25,7 @@ from omegaconf import DictConfig, OmegaConf
 from test_methods import overrides_of
 
 from fer.config.compose import CONFIG_DIR, compose
-from fer.config.instantiate import instantiated
+from fer.config.instantiate import instantiate_node
 from fer.launch.run_job import resolve
 from fer.runs.run_folder import RunFolder
 from fer.training import experiment
@@ -258,7 +258,7 @@ def test_a_presets_augmentation_is_its_authors(
     flip: float,
 ) -> None:
     config = OmegaConf.to_container(compose([f"experiment={preset}_raf_db", "data.root=x"]).augment, resolve=True)
-    built = instantiated(config, "augment", _partial_=False)
+    built = instantiate_node(config, "augment", _partial_=False)
     made = [module for module in built.transforms.modules() if not isinstance(module, torch.nn.Sequential)]
     assert [type(module).__name__ for module in made] == names
     assert [module.size for module in made if hasattr(module, "size")] == sizes
@@ -344,7 +344,7 @@ def _strings(value: Any) -> Iterator[str]:
 @pytest.mark.parametrize(
     "line", ["# /home/me/raf", "root: /home/you/faces", "x: ~/raf-basic", "y: C:\\raf", "(/tmp/x)"]
 )
-def test_paths_of_a_machine_are_recognised(line: str) -> None:
+def test_paths_of_a_machine_are_recognized(line: str) -> None:
     assert MACHINE_PATH.search(line)
 
 

@@ -40,7 +40,7 @@ class Waits(TorchDispatchMode):
 
 
 class Watch(L.Callback):
-    """Looks at whole steps as the Trainer makes them, optimiser and hooks included."""
+    """Looks at whole steps as the Trainer makes them, optimizer and hooks included."""
 
     def __init__(self) -> None:
         self.waits: dict[str, list[list[str]]] = {"train": [], "evaluation": []}

@@ -123,7 +123,7 @@ def test_predictions_list_every_sample_once_and_in_the_same_order(train_on: Trai
     assert files(train_on(2, *TWENTY_STEPS, DOUBLE)) == files(train_on(1, *TWENTY_STEPS, DOUBLE))
 
 
-def test_without_synchronised_statistics_all_ranks_evaluate_as_the_checkpoint_does(train_on: TrainOn) -> None:
+def test_without_synchronized_statistics_all_ranks_evaluate_as_the_checkpoint_does(train_on: TrainOn) -> None:
     folder = train_on(2, "sync_batchnorm=false")
     assert_same_outcome(train_on(2, "sync_batchnorm=false", name="again"), folder)
     assert records(folder) != records(train_on(2))

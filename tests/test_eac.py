@@ -242,7 +242,7 @@ def test_joint_pass_with_statistics_per_view_is_two_passes(channels_last: bool, 
     statistics = buffers_of(joint)
     torch.testing.assert_close(statistics, buffers_of(apart), rtol=0, atol=1e-12)
     assert all(value == 2 for name, value in statistics.items() if name.endswith("num_batches_tracked"))
-    # In evaluation any batch, odd ones too, is normalised by the running statistics.
+    # In evaluation any batch, odd ones too, is normalized by the running statistics.
     view = batch.image[0][:1]
     torch.testing.assert_close(joint.eval().network(view)[1], apart.eval().network(view)[1], rtol=0, atol=1e-12)
 

@@ -49,9 +49,9 @@ def test_ruls_more_uncertain_face_has_the_larger_share_of_the_mixture() -> None:
 def test_ruls_uncertainty_is_the_mean_exponential_of_its_head() -> None:
     method = steady(RUL, dimensions=5)
     features = method.network.features(VIEW)
-    normalised = features / math.sqrt(1 + 2e-5)  # BatchNorm's running statistics are 0 and 1 still
+    normalized = features / math.sqrt(1 + 2e-5)  # BatchNorm's running statistics are 0 and 1 still
     linear = method.uncertainty_head[3]
-    heads = (normalised.flatten(1) @ linear.weight.T + linear.bias) / math.sqrt(1 + 2e-5)
+    heads = (normalized.flatten(1) @ linear.weight.T + linear.bias) / math.sqrt(1 + 2e-5)
     _, uncertainty = method.mean_and_uncertainty(VIEW)
     torch.testing.assert_close(uncertainty[:, 0], heads.exp().mean(1))
 

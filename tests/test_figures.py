@@ -246,7 +246,7 @@ def test_a_grid_lays_the_chosen_label_over_face_and_mirror_image(shown: str) -> 
             (image, record.cam, pictures[2 * row]),
             (image.flip(-1), record.mirrored_cam, pictures[2 * row + 1]),
         ):
-            expected = overlay(pixels, torch.from_numpy(maps[[face], label]), colour_map="viridis")[0]
+            expected = overlay(pixels, torch.from_numpy(maps[[face], label]), color_map="viridis")[0]
             np.testing.assert_array_equal(drawn, expected.permute(1, 2, 0))
     texts = [text.get_text() for text in axes.texts]
     assert {"epoch 1", "epoch 8", "given: fear", "given: joy", "✗ fear 0.80", "○ anger 0.80", "○ fear 0.80"} <= {*texts}
@@ -272,8 +272,8 @@ def test_a_record_is_read_as_it_was_written(tmp_path: Path) -> None:
 
 def test_neighbours_of_features_stay_neighbours_in_the_plane() -> None:
     generator, labels = np.random.default_rng(0), np.repeat([0, 1, 2], 30)
-    centres = 5 * generator.normal(size=(3, 16))
-    features = (centres[labels] + generator.normal(size=(90, 16))).astype(np.float32)
+    centers = 5 * generator.normal(size=(3, 16))
+    features = (centers[labels] + generator.normal(size=(90, 16))).astype(np.float32)
     plane = in_the_plane(features)
     distances = np.linalg.norm(plane[:, None] - plane[None], axis=2) + 1e9 * np.eye(90)
     assert (labels[distances.argmin(1)] == labels).all()

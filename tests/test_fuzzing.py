@@ -29,7 +29,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from fer.config.compose import CONFIG_DIR, composing
+from fer.config.compose import CONFIG_DIR, translate_errors
 from fer.config.value_check import check_values
 from fer.data import noise
 from fer.data.label_list import read_label_list
@@ -254,7 +254,7 @@ def test_torch_files_are_loaded_or_refused(tmp_path: Path, caplog: pytest.LogCap
 
 
 def composed(*overrides: str) -> DictConfig:
-    with composing(overrides), initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+    with translate_errors(overrides), initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
         return compose("train", overrides=[*overrides], return_hydra_config=True)
 
 
@@ -335,7 +335,7 @@ def test_overrides_of_values_are_accepted_or_refused(count: int) -> None:
 
     def apply(given: tuple[int, list[str]]) -> str:
         start, overrides = given
-        with composing(overrides):
+        with translate_errors(overrides):
             parsed = parser.parse_overrides(overrides)
             config = copy.deepcopy(CONFIGS[start])
             ConfigLoaderImpl._apply_overrides_to_config(parsed, config)

@@ -72,7 +72,7 @@ def test_more_files_than_one_block_keep_their_order(tmp_path: Path, cache: Path)
     np.testing.assert_array_equal(store.images[:, :, 0, 0], expected)
 
 
-def grey16(path: Path) -> None:
+def gray16(path: Path) -> None:
     Image.fromarray(np.full((SIZE, SIZE), 40000, dtype=np.uint16)).save(path.with_suffix(".png"))
 
 
@@ -102,13 +102,13 @@ def cmyk(path: Path) -> None:
     [
         (lambda path: Image.new("L", (SIZE, SIZE), 90).save(path.with_suffix(".png")), (90,) * 3, (90,) * 3, 0),
         (lambda path: Image.new("1", (SIZE, SIZE), 1).save(path.with_suffix(".png")), (255,) * 3, (255,) * 3, 0),
-        (grey16, (156,) * 3, (156,) * 3, 0),
+        (gray16, (156,) * 3, (156,) * 3, 0),
         (rgba, (255,) * 3, (10, 20, 30), 0),
         (palette, (200, 100, 50), (200, 100, 50), 0),
         (transparent_palette, (255,) * 3, (60, 70, 80), 0),
         (cmyk, (250, 20, 30), (250, 20, 30), 4),
     ],
-    ids=["grey", "black and white", "16 bit", "RGBA", "palette", "transparent palette", "CMYK"],
+    ids=["gray", "black and white", "16 bit", "RGBA", "palette", "transparent palette", "CMYK"],
 )
 def test_every_kind_of_picture_becomes_its_rgb(
     tmp_path: Path,

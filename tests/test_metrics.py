@@ -221,7 +221,7 @@ def test_what_is_not_defined_has_no_key() -> None:
     assert keys_of([0, 1], [0, 2]) == {"acc", "acc_clean", "memorized", "recovered"}
 
 
-def test_a_sample_without_true_label_counts_neither_as_wrong_nor_as_memorised() -> None:
+def test_a_sample_without_true_label_counts_neither_as_wrong_nor_as_memorized() -> None:
     statistics = TrainingStatistics()
     statistics.update(logits_of([1, 2, 3, 4]), batch_of([1, 2, 3, 5], [-1, 0, 3, 4]), {})
     assert statistics.compute() == pytest.approx({"acc": 3 / 4, "acc_clean": 2 / 3, "memorized": 0.5, "recovered": 0.5})

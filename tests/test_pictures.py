@@ -127,7 +127,7 @@ def test_curves_that_belong_together_share_a_chart(run: Path) -> None:
         for chart in category.chart
     }
     assert shown["recall of every class"] == [f"test/recall/{name}" for name in CLASSES]
-    assert shown["wrong labels memorised and recovered"] == ["train/memorized", "train/recovered"]
+    assert shown["wrong labels memorized and recovered"] == ["train/memorized", "train/recovered"]
     assert shown["loss and its weighted parts"] == [
         "train/loss", "train/loss_cls", "train/loss_consistency_weighted",
     ]  # fmt: skip
@@ -427,7 +427,7 @@ def test_images_stand_in_rows_and_columns_unchanged() -> None:
 
 
 @pytest.mark.parametrize("classes", [2, 7, 40, 1000])
-def test_a_cell_is_coloured_by_its_share_of_the_row(classes: int) -> None:
+def test_a_cell_is_colored_by_its_share_of_the_row(classes: int) -> None:
     counts = np.diag(np.arange(classes))  # the first class has no samples
     drawn = np.asarray(confusion_matrix(counts, [f"class {n}" for n in range(classes)], "title"))
     assert max(drawn.shape[:2]) < 2100

@@ -63,8 +63,8 @@ def test_every_face_is_found_where_it_is(run: RunFolder, group: Path, tmp_path: 
     assert (outcome.photographs, outcome.faces, outcome.unreadable) == (1, 2, [])
     for row, place in zip(found, PLACES, strict=True):
         left, top, width, height = (float(row[key]) for key in ("left", "top", "width", "height"))
-        assert abs(left + width / 2 - place.centre[0]) < 0.15 * place.edge
-        assert abs(top + height / 2 - place.centre[1]) < 0.15 * place.edge
+        assert abs(left + width / 2 - place.center[0]) < 0.15 * place.edge
+        assert abs(top + height / 2 - place.center[1]) < 0.15 * place.edge
         assert 0.5 * place.edge < height < 1.3 * place.edge
         p = {key: float(value) for key, value in row.items() if key.startswith("p_")}
         assert sum(p.values()) == pytest.approx(1, abs=1e-5) and row["file"] == str(group)
@@ -156,7 +156,7 @@ def test_without_the_training_images_faces_are_aligned_to_a_standard(
 
 def test_json_says_the_same_and_more(run: RunFolder, group: Path, tmp_path: Path) -> None:
     empty, broken = tmp_path / "empty.png", tmp_path / "broken.jpg"
-    Image.new("RGB", (300, 200), "grey").save(empty)
+    Image.new("RGB", (300, 200), "gray").save(empty)
     broken.write_bytes(b"\xff\xd8\xff\xe0 no picture")
     images = [group, empty, broken]
     outcome = predict(run, images, tmp_path / "out.json")
@@ -200,7 +200,7 @@ def test_overlays_change_the_picture_at_the_faces_only(run: RunFolder, group: Pa
     changed = np.abs(before - after).max(2) > 0
     assert before.shape == after.shape
     for place in PLACES:
-        x, y = round(place.centre[0]), round(place.centre[1])
+        x, y = round(place.center[0]), round(place.center[1])
         assert changed[y - 20 : y + 20, x - 20 : x + 20].mean() > 0.9, "the map lies over the face"
     assert not changed[:, 300:330].any() and not changed[-20:].any()
     predict(run, group, tmp_path / "plain.csv", overlays=str(tmp_path / "frames"), cam=False)

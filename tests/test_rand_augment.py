@@ -60,8 +60,8 @@ def by_pixel(image: Tensor, name: str, level: float, sign: float) -> Tensor:
         for y in range(height):
             for x in range(width):
                 if name == "Color":
-                    grey = 0.114 * pixels[0][y][x] + 0.587 * pixels[1][y][x] + 0.299 * pixels[2][y][x]
-                    out[c, y, x] = int(min(max((pixels[c][y][x] - grey) * factor + grey, 0), 255))
+                    gray = 0.114 * pixels[0][y][x] + 0.587 * pixels[1][y][x] + 0.299 * pixels[2][y][x]
+                    out[c, y, x] = int(min(max((pixels[c][y][x] - gray) * factor + gray, 0), 255))
                 elif name == "Sharpness":
                     if 0 < y < height - 1 and 0 < x < width - 1:
                         around = sum(value(c, y + i, x + j) for i in (-1, 0, 1) for j in (-1, 0, 1))

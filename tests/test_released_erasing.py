@@ -11,7 +11,7 @@ from test_resume import PowerCut, assert_same_outcome
 from test_termination import terminated
 
 from fer.config.compose import compose
-from fer.config.instantiate import instantiated
+from fer.config.instantiate import instantiate_node
 from fer.data.label_list import write_label_list
 from fer.launch import run_job
 from fer.launch.run_job import resolve
@@ -57,7 +57,7 @@ def test_a_list_is_clean_by_its_labels_and_not_by_its_name(
     changed: int, expected: str, overrides: list[str], tmp_path: Path
 ) -> None:
     config = resolve(compose([value for value in overrides if not value.startswith("noise")]), {})
-    table = instantiated(config["data"]["reader"])
+    table = instantiate_node(config["data"]["reader"])
     labels = table.labels[table.train].copy()
     labels[:changed] = (labels[:changed] + 1) % table.num_classes
     write_label_list(tmp_path / "mine.txt", [table.file_names[row] for row in table.train], labels)

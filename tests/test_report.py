@@ -256,7 +256,7 @@ def test_one_seed_has_no_deviation(tmp_path: Path, text: Report) -> None:
 def test_default_metrics_and_the_optimistic_one(tmp_path: Path, text: Report) -> None:
     write_run(tmp_path / "run", {"noise.ratio": 0.2}, accuracy=0.75)
     header, line = markdown_table(text("--no-published"))
-    assert header[2:] == ["accuracy", "mean class accuracy", "memorised", "recovered"]
+    assert header[2:] == ["accuracy", "mean class accuracy", "memorized", "recovered"]
     assert line[2:] == ["75.00 (n=1)", "65.00 (n=1)", "20.00 (n=1)", "60.00 (n=1)"]
     printed = text("--metric", "best,test/f1", "--no-published")
     header, line = markdown_table(printed)

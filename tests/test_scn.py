@@ -63,7 +63,7 @@ def test_predictions_hold_the_importance() -> None:
 
 
 @pytest.mark.parametrize("group", ["low", "all"])
-def test_relabelling_changes_doubted_labels_and_every_later_loss(group: str) -> None:
+def test_relabeling_changes_doubted_labels_and_every_later_loss(group: str) -> None:
     method = steady(relabel_from=0, relabel_margin=0.01, relabel_group=group)
     batch = batch_of(VIEW)
     first = method.loss(batch)
@@ -113,7 +113,7 @@ def test_the_preset_relabels_as_released(group: str, experiment: list[str]) -> N
     assert compose(["method=scn", *experiment]).method.relabel_group == group
 
 
-def test_nothing_is_relabelled_before_its_epoch() -> None:
+def test_nothing_is_relabeled_before_its_epoch() -> None:
     method = steady(relabel_from=1, relabel_margin=0.0, relabel_group="all")
     method.loss(batch_of(VIEW))
     assert method.labels.tolist() == (torch.arange(6) % CLASSES).tolist()

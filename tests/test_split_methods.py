@@ -80,9 +80,9 @@ def test_dividemix_refines_labels_by_who_is_trusted() -> None:
     method = build(DivideMix, temperature=0.5)
     own, both = torch.randn(2, 2, CLASSES, dtype=torch.float64).softmax(2)
     targets = method.targets(torch.tensor([0.8, 0.3]), torch.tensor([2, 1]), own, both)
-    labelled = 0.2 * own[0]
-    labelled[2] += 0.8
-    torch.testing.assert_close(targets[0], labelled**2 / (labelled**2).sum(), rtol=1e-6, atol=1e-6)
+    labeled = 0.2 * own[0]
+    labeled[2] += 0.8
+    torch.testing.assert_close(targets[0], labeled**2 / (labeled**2).sum(), rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(targets[1], both[1] ** 2 / (both[1] ** 2).sum())
 
 
@@ -106,15 +106,15 @@ def test_dividemix_trains_each_network_by_mixmatch_on_the_others_split(prior: st
             )
             rows.append(row**2 / (row**2).sum())
         target = torch.stack(rows + rows)
-        labelled = torch.cat([w > 0.5, w > 0.5])
+        labeled = torch.cat([w > 0.5, w > 0.5])
         share = torch.distributions.Beta(4.0, 4.0).sample()
         share = max(share, 1 - share)
         partner = torch.randperm(12)
         images = torch.cat(VIEWS)
         logits = network(share * images + (1 - share) * images[partner])[1]
         mixed = share * target + (1 - share) * target[partner]
-        ce = -(mixed * logits.log_softmax(1)).sum(1)[labelled].mean()
-        mse = (logits.softmax(1) - mixed).square()[~labelled].mean()
+        ce = -(mixed * logits.log_softmax(1)).sum(1)[labeled].mean()
+        mse = (logits.softmax(1) - mixed).square()[~labeled].mean()
         expected = expected + ce + 25 * (18 - 10) / 16 * mse
         if prior != "none":
             expected = expected + (shares * (shares / logits.softmax(1).mean(0)).log()).sum()
@@ -124,7 +124,7 @@ def test_dividemix_trains_each_network_by_mixmatch_on_the_others_split(prior: st
 
 def released(nets: list[Any], clean: list[list[float]], labels: Tensor, partners: list[Tensor], shares: list[float],
              lambda_u: float) -> Tensor:  # fmt: skip
-    """A step of each network as the released code makes it, from labelled and unlabelled batches of their own.
+    """A step of each network as the released code makes it, from labeled and unlabeled batches of their own.
 
     ``partners`` are positions among both views of the whole batch, as ours draws them.
     """
@@ -152,11 +152,11 @@ def released(nets: list[Any], clean: list[list[float]], labels: Tensor, partners
         goals = share * goals[order] + (1 - share) * goals[partner[order]]
         z = net(mixed)[1]
         known = 2 * len(x)
-        labelled = -(goals[:known] * z[:known].log_softmax(1)).sum(1).mean()
-        unlabelled = ((z[known:].softmax(1) - goals[known:]) ** 2).mean()
+        labeled = -(goals[:known] * z[:known].log_softmax(1)).sum(1).mean()
+        unlabeled = ((z[known:].softmax(1) - goals[known:]) ** 2).mean()
         even = float(np.float32(1 / CLASSES))
         prior = sum(even * (even / p).log() for p in z.softmax(1).mean(0))
-        losses.append(labelled + lambda_u * unlabelled + prior)
+        losses.append(labeled + lambda_u * unlabeled + prior)
     return sum(losses)  # type: ignore[return-value]
 
 
@@ -247,7 +247,7 @@ def test_dividemix_warms_up_and_ramps() -> None:
     batch = batch_of(VIEWS)
     expected = sum(F.cross_entropy(net(VIEWS[0])[1], batch.label) for net in (method.network, method.second_network))
     torch.testing.assert_close(method.loss(batch).total, expected)
-    assert [method.weight_of_unlabelled(epoch) for epoch in (10, 18, 26, 80)] == pytest.approx([0, 12.5, 25, 25])
+    assert [method.weight_of_unlabeled(epoch) for epoch in (10, 18, 26, 80)] == pytest.approx([0, 12.5, 25, 25])
 
 
 @pytest.mark.parametrize(

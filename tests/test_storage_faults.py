@@ -127,8 +127,8 @@ import sys
 from conftest import CHOICES
 from fer import launch
 from fer.config.compose import compose
-from fer.files.terminal import reported
-with reported("train"):
+from fer.files.terminal import report_errors
+with report_errors("train"):
     launch.run(compose(sys.argv[2:]), sys.argv[1], CHOICES)
 """
 

@@ -14,7 +14,7 @@ from PIL import Image
 from run_folders import write_run
 
 from fer.cli.report import main as report
-from fer.config.instantiate import instantiated
+from fer.config.instantiate import instantiate_node
 from fer.config.known_targets import check_targets
 from fer.data.label_list import read_label_list, write_label_list
 from fer.data.readers import demo
@@ -115,8 +115,10 @@ def test_a_pipe_or_a_device_is_no_place_to_write(tmp_path: Path) -> None:
 @pytest.mark.parametrize("shape", [lambda text: text, lambda text: {"b": text}, lambda text: [[text]]])
 def test_text_reaches_a_constructor_as_it_stands(text: str, shape: Callable[[str], Any]) -> None:
     node = {"_target_": "builtins.dict", "a": "A", "v": shape(text)}
-    assert instantiated(node, "key") == {"a": "A", "v": shape(text)}
-    assert instantiated({"_target_": "builtins.dict", "inner": node}, "key") == {"inner": {"a": "A", "v": shape(text)}}
+    assert instantiate_node(node, "key") == {"a": "A", "v": shape(text)}
+    assert instantiate_node({"_target_": "builtins.dict", "inner": node}, "key") == {
+        "inner": {"a": "A", "v": shape(text)}
+    }
 
 
 def test_a_kept_configuration_builds_what_it_should(tmp_path: Path) -> None:

@@ -266,10 +266,10 @@ def test_views_pass_transforms_and_tests_see_the_center() -> None:
         erase_probability=0.0,
     )
     resized = tensor([image.resize((32, 32), Image.Resampling.BILINEAR) for image in pictures(images)])
-    view = augmentation.denormalise(augmentation.one_view(images))
+    view = augmentation.denormalize(augmentation.one_view(images))
     crops = torch.stack([torch.stack(TF.five_crop(image, [28, 28])) for image in resized])
     assert (crops == view[:, None]).flatten(2).all(2).any(1).all()
-    assert torch.equal(augmentation.denormalise(augmentation.test_view(images)), TF.center_crop(resized, [28, 28]))
+    assert torch.equal(augmentation.denormalize(augmentation.test_view(images)), TF.center_crop(resized, [28, 28]))
 
 
 @pytest.mark.parametrize("erase", ["shared", "independent", "none"])

@@ -19,7 +19,7 @@ from fer.data.loading.prepare import read_labels
 from fer.data.readers import folder
 from fer.data.table import DatasetError
 from fer.errors import UserError
-from fer.files.terminal import log_to_terminal, logging_to, reported, say
+from fer.files.terminal import log_to_terminal, logging_to, report_errors, say
 from fer.files.visible_text import has_controls, visible, visible_name
 
 HOSTILE = "\x1b[31mred\x07\x9b2J\u202eetad\x00"
@@ -51,7 +51,7 @@ def test_log_errors_and_prints_are_visible(capsys: pytest.CaptureFixture[str], t
             logger.warning("%s: %s", Path(f"{HOSTILE}\nforged line"), HOSTILE)
         say(HOSTILE)
         say(HOSTILE, to_stderr=True)
-        with pytest.raises(SystemExit), reported("fer"):
+        with pytest.raises(SystemExit), report_errors("fer"):
             raise UserError(HOSTILE)
     finally:
         root.handlers = kept
@@ -68,8 +68,8 @@ def test_reports_are_visible(form: str, tmp_path: Path, capsys: pytest.CaptureFi
     (tmp_path / "runs" / f"b{HOSTILE[:-1]}" / "error.txt").write_text(f"RuntimeError: {HOSTILE}")
     report.main([str(tmp_path / "runs"), "--format", form, "--rows", "method,data.note"])
     printed = capsys.readouterr()
-    without_colours = re.sub(r"\x1b\[[0-9;]*m", "", printed.out) if form == "terminal" else printed.out
-    assert not CONTROL.search(without_colours) and not CONTROL.search(printed.err)
+    without_colors = re.sub(r"\x1b\[[0-9;]*m", "", printed.out) if form == "terminal" else printed.out
+    assert not CONTROL.search(without_colors) and not CONTROL.search(printed.err)
     assert "31mred" in printed.out
 
 

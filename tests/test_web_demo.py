@@ -126,7 +126,7 @@ def test_of_several_faces_each_can_be_picked(page: Any, tmp_path: Path) -> None:
     assert faces.count() == len(PLACES) and faces.nth(0).is_checked()
     first = probabilities(page)
     picture = page.locator("img").nth(1).bounding_box()
-    x, y = PLACES[1].centre
+    x, y = PLACES[1].center
     page.mouse.click(picture["x"] + picture["width"] * x / 640, picture["y"] + picture["height"] * y / 480)
     page.wait_for_function("document.querySelectorAll('input[type=radio]')[1].checked")
     second = probabilities(page)

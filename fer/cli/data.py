@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fer.config.compose import compose
-from fer.config.hydra_errors import explained
+from fer.config.hydra_errors import explain_mistake
 from fer.config.quoting import quote_foreign_paths
 from fer.data.images.store import ImageStore
 from fer.data.label_list import write_label_list
@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         run(arguments)
     except (HydraException, OmegaConfBaseException) as error:
-        say(f"fer-data: {explained(error, overrides=arguments.overrides)}", to_stderr=True)
+        say(f"fer-data: {explain_mistake(error, overrides=arguments.overrides)}", to_stderr=True)
         return 2
     except ConfigError as error:
         say(f"fer-data: {error}", to_stderr=True)

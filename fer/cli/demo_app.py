@@ -8,15 +8,15 @@ import hydra
 from omegaconf import DictConfig, OmegaConf
 
 from fer.config.compose import CONFIG_DIR
-from fer.config.hydra_errors import composition_reported
+from fer.config.hydra_errors import report_composition_errors
 from fer.config.quoting import quote_paths
-from fer.files.terminal import log_to_terminal, reported
+from fer.files.terminal import log_to_terminal, report_errors
 
 
 @hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name="demo")
 def _demo(cfg: DictConfig) -> None:
     log_to_terminal()
-    with reported("fer-demo"):
+    with report_errors("fer-demo"):
         from fer.inference.page.server import Demo
         from fer.training.kept_config import ReadingOptions
 
@@ -31,7 +31,7 @@ def _demo(cfg: DictConfig) -> None:
 def main() -> None:
     """Runs until Ctrl-C, and then exit status 0; 2 for what cannot be shown, before anything is served."""
     quote_paths("run", "model", "data.root", "cache_dir")
-    with composition_reported("fer-demo", "demo"), suppress(KeyboardInterrupt):
+    with report_composition_errors("fer-demo", "demo"), suppress(KeyboardInterrupt):
         _demo()
 
 

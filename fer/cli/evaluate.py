@@ -10,10 +10,10 @@ import hydra
 from omegaconf import DictConfig
 
 from fer.config.compose import CONFIG_DIR
-from fer.config.hydra_errors import composition_reported
+from fer.config.hydra_errors import report_composition_errors
 from fer.config.quoting import quote_paths
 from fer.errors import ConfigError
-from fer.files.terminal import log_to_terminal, reported, say
+from fer.files.terminal import log_to_terminal, report_errors, say
 from fer.files.visible_text import visible_name
 from fer.runs.run_folder import RunFolder, RunFolderError
 
@@ -24,7 +24,7 @@ _LARGEST = 1e9
 @hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name="eval")
 def _evaluate(cfg: DictConfig) -> None:
     log_to_terminal()
-    with reported("fer-eval"):
+    with report_errors("fer-eval"):
         if not cfg.get("run"):
             raise ConfigError("run is missing; give the run folder as run=FOLDER")
         folder = RunFolder(cfg.run)
@@ -58,7 +58,7 @@ def _recorded(folder: RunFolder, result: Mapping[str, Any], protocol: str) -> Ma
 def main() -> None:
     """Exit status 0; 2 for a folder that holds no finished run."""
     quote_paths("run", "data.root", "data_root", "cache_dir")
-    with composition_reported("fer-eval", "eval"):
+    with report_composition_errors("fer-eval", "eval"):
         _evaluate()
 
 

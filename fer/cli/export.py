@@ -11,10 +11,10 @@ import hydra
 from omegaconf import DictConfig
 
 from fer.config.compose import CONFIG_DIR
-from fer.config.hydra_errors import composition_reported
+from fer.config.hydra_errors import report_composition_errors
 from fer.config.quoting import quote_paths
 from fer.errors import ConfigError
-from fer.files.terminal import log_to_terminal, reported, say
+from fer.files.terminal import log_to_terminal, report_errors, say
 from fer.runs.output_files import Inputs, check_output
 from fer.runs.run_folder import RunFolder
 
@@ -28,7 +28,7 @@ _SECONDS = 1.0
 @hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name="export")
 def _export(cfg: DictConfig) -> None:
     log_to_terminal()
-    with reported("fer-export"):
+    with report_errors("fer-export"):
         if not cfg.get("run"):
             raise ConfigError("run is missing; give the run folder as run=FOLDER")
         from fer.inference.faces import FaceDetector
@@ -68,7 +68,7 @@ def _images_per_second(model: Model, batch: int) -> float:
 def main() -> None:
     """Exit status 0; 2 for a folder that holds no finished run, or a file that cannot be written."""
     quote_paths("run", "output", "data.root", "cache_dir")
-    with composition_reported("fer-export", "export"):
+    with report_composition_errors("fer-export", "export"):
         _export()
 
 

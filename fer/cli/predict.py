@@ -9,16 +9,16 @@ import hydra
 from omegaconf import DictConfig, OmegaConf
 
 from fer.config.compose import CONFIG_DIR
-from fer.config.hydra_errors import composition_reported
+from fer.config.hydra_errors import report_composition_errors
 from fer.config.quoting import quote_paths
 from fer.errors import ConfigError
-from fer.files.terminal import log_to_terminal, reported, say
+from fer.files.terminal import log_to_terminal, report_errors, say
 
 
 @hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name="predict")
 def _predict(cfg: DictConfig) -> None:
     log_to_terminal()
-    with reported("fer-predict"):
+    with report_errors("fer-predict"):
         if OmegaConf.is_missing(cfg, "images"):
             raise ConfigError("images is missing; give photographs as images=FILE, images=FOLDER or images='PATTERN'")
         from fer.inference.photo_job import PredictionJob
@@ -40,7 +40,7 @@ def _predict(cfg: DictConfig) -> None:
 def main() -> None:
     """Exit status 0; 1 where a photograph could not be read and was left out; 2 where nothing could be done."""
     quote_paths("run", "model", "images", "output", "overlays", "data.root", "cache_dir")
-    with composition_reported("fer-predict", "predict"):
+    with report_composition_errors("fer-predict", "predict"):
         _predict()
 
 

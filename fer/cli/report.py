@@ -11,7 +11,7 @@ from fer.config.cache_folder import default_cache_dir
 from fer.errors import UserError
 from fer.files.atomic import replacing_text
 from fer.files.regular import open_regular
-from fer.files.terminal import reported, say
+from fer.files.terminal import report_errors, say
 from fer.files.visible_text import visible_name
 
 _SUFFIXES = {".csv": "csv", ".tex": "latex", ".html": "html", ".md": "markdown"}
@@ -23,7 +23,7 @@ _SIDE_BY_SIDE = ["test/acc", "test/macro_acc", "memorized", "recovered"]
 def main(argv: Sequence[str] | None = None) -> None:
     """Exit status 0; 2 where there is no run or an option does not fit the runs."""
     arguments = _parser().parse_args(argv)
-    with reported("fer-report"):
+    with report_errors("fer-report"):
         if arguments.output is not None:
             from fer.runs.output_files import Inputs, check_output
 

@@ -13,9 +13,9 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from fer.config.compose import CONFIG_DIR
-from fer.config.hydra_errors import composition_reported
+from fer.config.hydra_errors import report_composition_errors
 from fer.config.quoting import quote_foreign_paths, quote_paths
-from fer.files.terminal import log_to_terminal, reported
+from fer.files.terminal import log_to_terminal, report_errors
 from fer.launch import continuation, launcher_resolvers, run_job, sweep
 from fer.reports.run_summary import print_run
 
@@ -28,7 +28,7 @@ def _train(cfg: DictConfig) -> float | None:
     path, choices = hydra_config.runtime.output_dir, hydra_config.runtime.choices
     if hydra_config.mode == RunMode.MULTIRUN:
         return sweep.run_sweep_job(cfg, path, choices)
-    with reported("fer-train"):
+    with report_errors("fer-train"):
         result = run_job.run(cfg, path, choices)
     if result is None:
         return None
@@ -51,7 +51,7 @@ def main() -> None:
     """Exit status 0; 1 when a run fails; 2 for what cannot be used as it is; 130 after Ctrl-C, 143 after SIGTERM."""
     launcher_resolvers.register()
     sys.argv[1:] = quote_foreign_paths(sys.argv[1:])
-    with composition_reported("fer-train", "train"), sweep.summarised():
+    with report_composition_errors("fer-train", "train"), sweep.summarize():
         if continuation.is_asked_for(sys.argv[1:]):
             _continue()
         else:

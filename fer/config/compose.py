@@ -26,7 +26,7 @@ from fer.config.known_targets import CONFIG_DIR
 from fer.config.tidy_numbers import tidy
 from fer.errors import ConfigError
 
-__all__ = ["CONFIG_DIR", "compose", "composing", "run_group", "run_name"]
+__all__ = ["CONFIG_DIR", "compose", "run_group", "run_name", "translate_errors"]
 
 _IN_NAME = {"method", "method.lam", "backbone", "noise", "noise.ratio", "seed"}
 _MAX_NAME = 120
@@ -39,12 +39,12 @@ def compose(overrides: list[str], config_name: str = "train") -> DictConfig:
     Raises:
         hydra.errors.HydraException, ConfigError: an override does not fit the configuration.
     """
-    with composing(overrides), initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+    with translate_errors(overrides), initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
         return hydra_compose(config_name, overrides=overrides, return_hydra_config=False)
 
 
 @contextmanager
-def composing(overrides: Sequence[str]) -> Iterator[None]:
+def translate_errors(overrides: Sequence[str]) -> Iterator[None]:
     """Hydra reads and applies overrides here; for some, such as ``noise=0.3``, it has no exception of its own.
 
     Raises:

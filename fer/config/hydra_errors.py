@@ -17,7 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from fer.config.compose import compose
 from fer.errors import ConfigError
-from fer.files.terminal import reported
+from fer.files.terminal import report_errors
 
 _FULL = "HYDRA_FULL_ERROR"
 _MISTAKES = (HydraException, OmegaConfBaseException)
@@ -25,7 +25,7 @@ _NOISE = ("full_key:", "object_type=", "Set the environment variable", "See http
 
 
 @contextmanager
-def composition_reported(program: str, config_name: str) -> Iterator[None]:
+def report_composition_errors(program: str, config_name: str) -> Iterator[None]:
     """End the program with one message and exit status 2 where Hydra cannot compose ``config_name`` as asked.
 
     Hydra itself would print several lines for its own developers, and end with status 1.
@@ -35,13 +35,13 @@ def composition_reported(program: str, config_name: str) -> Iterator[None]:
         return
     os.environ[_FULL] = "1"  # makes Hydra raise what it would print
     try:
-        with reported(program):
+        with report_errors(program):
             if nameless := [given for given in sys.argv[1:] if given.partition("=")[0] in ("", "+", "++", "~")]:
                 raise ConfigError(f"{nameless[0]!r} names no key; give KEY=VALUE")
             try:
                 yield
             except _MISTAKES as error:
-                raise ConfigError(explained(error, config_name, sys.argv[1:])) from error
+                raise ConfigError(explain_mistake(error, config_name, sys.argv[1:])) from error
             except ValueError as error:
                 if not str(error).startswith("Config group override"):
                     raise
@@ -50,7 +50,7 @@ def composition_reported(program: str, config_name: str) -> Iterator[None]:
         del os.environ[_FULL]
 
 
-def explained(error: Exception, config_name: str = "train", overrides: Sequence[str] = ()) -> str:
+def explain_mistake(error: Exception, config_name: str = "train", overrides: Sequence[str] = ()) -> str:
     """What is wrong with overrides that Hydra refuses, with the nearest key or option.
 
     Args:

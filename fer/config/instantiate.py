@@ -31,8 +31,8 @@ _KINDS: dict[Any, str] = {
 }
 
 
-def instantiated(node: Any, key: str = "", **arguments: Any) -> Any:
-    """What a node describes; ``None`` of an empty one. ``_partial_=True`` leaves the call to ``configured``.
+def instantiate_node(node: Any, key: str = "", **arguments: Any) -> Any:
+    """What a node describes; ``None`` of an empty one. ``_partial_=True`` leaves the call to ``call_configured``.
 
     Args:
         node: with ``_target_`` and its arguments.
@@ -59,7 +59,7 @@ def instantiated(node: Any, key: str = "", **arguments: Any) -> Any:
     assert isinstance(made, partial)
     made.keywords.update(copy.deepcopy({name: value for name, value in plain.items() if name not in made.keywords}))
     _check(made, key, {name: value for name, value in node.items() if not name.startswith("_")})
-    return made if wants_partial else configured(made)
+    return made if wants_partial else call_configured(made)
 
 
 def _describes(value: Any) -> bool:
@@ -89,7 +89,7 @@ def _missing(value: Any) -> Iterator[str]:
         yield from (f"{name}.{below}" for below in _missing(inner))
 
 
-def configured(call: Callable[..., T], *arguments: Any, **keywords: Any) -> T:
+def call_configured(call: Callable[..., T], *arguments: Any, **keywords: Any) -> T:
     """Call something whose arguments come from the configuration.
 
     Raises:

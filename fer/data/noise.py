@@ -92,7 +92,7 @@ def class_dependent(
     classes: Sequence[str] | None = None,
     ratio: None = None,
 ) -> IntArray:
-    """Labels drawn from a transition matrix (K, K): ``matrix[i][j]`` is the probability that class i is labelled j.
+    """Labels drawn from a transition matrix (K, K): ``matrix[i][j]`` is the probability that class i is labeled j.
 
     ``classes`` names the classes of the matrix in order, in any case, and guards against a data set with another
     order; None takes the matrix as it is.

@@ -51,7 +51,7 @@ class DatasetError(UserError):
 
 @dataclass(frozen=True, eq=False)
 class SampleTable:
-    """N labelled image files, train and test together.
+    """N labeled image files, train and test together.
 
     That the files are there and hold images is not the reader's to find out: it is checked for every data set alike.
     ``labels`` is int64 (N,) in 0..K-1 and ``is_train`` is bool (N,); both are made read-only. ``names`` holds the

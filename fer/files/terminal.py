@@ -96,7 +96,7 @@ def logging_to(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def reported(program: str) -> Iterator[None]:
+def report_errors(program: str) -> Iterator[None]:
     """End the program with one clear message, and exit status 2 on a ``UserError`` or 1 on a ``RunFailed``."""
     try:
         _refuse_the_other_fer()

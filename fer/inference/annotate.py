@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from fer.inference.faces import Photograph
 from fer.inference.outputs import ClassifiedFace
-from fer.views.heatmaps import heat_colours
+from fer.views.heatmaps import heat_colors
 
 _FRAME = (255, 176, 0)
 _INK = (0, 0, 0)
@@ -68,7 +68,7 @@ def _lay_over(image: Image.Image, cam: NDArray[np.float32], transform: NDArray[n
     linear = transform[:, :2]
     shift = transform[:, 2] + linear @ (left, top)
     coefficients = np.column_stack([linear, shift]).reshape(-1).tolist()
-    heat = heat_colours(torch.from_numpy(cam)[None], size, size)[0].permute(1, 2, 0).numpy()
+    heat = heat_colors(torch.from_numpy(cam)[None], size, size)[0].permute(1, 2, 0).numpy()
     place = (right - left, bottom - top), Image.Transform.AFFINE, coefficients, Image.Resampling.BILINEAR
     mask = Image.new("L", (size, size), round(255 * _STRENGTH)).transform(*place)
     image.paste(Image.fromarray(heat).transform(*place), (left, top), mask)

@@ -165,7 +165,7 @@ def cut_out(photograph: Photograph, transform: NDArray[np.float64], size: int) -
         reduced = max(1, round(2 * scale * width)), max(1, round(2 * scale * height))
         photograph = cv2.resize(photograph, reduced, interpolation=cv2.INTER_AREA)
         kx, ky = width / reduced[0], height / reduced[1]
-        # Pixel centres: x = kx * (x' + 1/2) - 1/2.
+        # Pixel centers: x = kx * (x' + 1/2) - 1/2.
         back = np.array([[kx, 0, (kx - 1) / 2], [0, ky, (ky - 1) / 2], [0, 0, 1]])
         transform = transform @ back
     face = cv2.warpAffine(photograph, transform, (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)

@@ -14,7 +14,7 @@ from fer.files.visible_text import visible_name
 from fer.inference.faces import template_fault
 
 _LONGEST = 1_000_000
-_MOST_NORMALISATION = 100.0
+_MOST_NORMALIZATION = 100.0
 
 
 class MetadataError(ValueError):
@@ -134,7 +134,7 @@ def _edge(found: Mapping[str, str], key: str) -> int:
 
 
 def _triple(
-    found: Mapping[str, str], key: str, *, lowest: float, highest: float = _MOST_NORMALISATION
+    found: Mapping[str, str], key: str, *, lowest: float, highest: float = _MOST_NORMALIZATION
 ) -> tuple[float, float, float]:
     values = _value(found, key)
     if not (isinstance(values, list) and len(values) == 3 and all(_is_number(value) for value in values)):

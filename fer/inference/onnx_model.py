@@ -1,8 +1,8 @@
 """A trained method as an ONNX file: written with all that is needed to use it, checked, and read again.
 
-The file takes ``view`` (B, 3, size, size), float32 in RGB, resized and normalised, for any B, and gives ``logits``
+The file takes ``view`` (B, 3, size, size), float32 in RGB, resized and normalized, for any B, and gives ``logits``
 (B, K) and, of methods whose classifier is linear on averaged features, ``cam`` (B, K, h, w). Its metadata holds the
-class names, the sizes, the normalisation and where landmarks lie in a face, as JSON.
+class names, the sizes, the normalization and where landmarks lie in a face, as JSON.
 """
 
 from __future__ import annotations

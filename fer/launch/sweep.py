@@ -24,10 +24,10 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from fer.config.hydra_errors import explained
+from fer.config.hydra_errors import explain_mistake
 from fer.config.value_check import check_values
 from fer.errors import ConfigError, RunFailed, UserError
-from fer.files.terminal import log_to_terminal, reported, say
+from fer.files.terminal import log_to_terminal, report_errors, say
 from fer.launch import run_job, workers
 from fer.runs.run_folder import RunFolder, State
 
@@ -62,14 +62,14 @@ class SweepWatch(Callback):
     """Hydra tells it of a run, or of a sweep, before the first job and before any folder is made."""
 
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
-        with reported("fer-train"), _nothing_ignored():
+        with report_errors("fer-train"), _nothing_ignored():
             resolved = run_job.resolve(_without_hydra(config), config.hydra.runtime.choices)
             check_values(resolved, ranks_exist=workers.ranks_exist())
             RunFolder(config.hydra.run.dir).make()
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         log_to_terminal()
-        with reported("fer-train"), _nothing_ignored():
+        with report_errors("fer-train"), _nothing_ignored():
             _sweeps.append(Sweep(config))
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **_: Any) -> None:
@@ -138,7 +138,7 @@ _sweeps: list[Sweep] = []
 
 
 @contextmanager
-def summarised() -> Iterator[None]:
+def summarize() -> Iterator[None]:
     """Print a sweep's summary when it ends, however it ends, and how what was interrupted goes on.
 
     Raises:
@@ -200,7 +200,7 @@ def _nothing_ignored() -> Iterator[None]:
     except UserError:
         raise
     except (HydraException, OmegaConfBaseException) as error:
-        raise ConfigError(explained(error, "train", sys.argv[1:])) from error
+        raise ConfigError(explain_mistake(error, "train", sys.argv[1:])) from error
     except Exception:
         traceback.print_exc()
         raise SystemExit(1) from None

@@ -47,7 +47,7 @@ class Backbone(nn.Module, ABC):
     num_features: int
     """Channels C of the feature map."""
     weights_report: LoadReport | None = None
-    """What was loaded; None after random initialisation."""
+    """What was loaded; None after random initialization."""
 
     def forward(self, x: Tensor) -> Tensor:
         features: Tensor = self.last_stage(self.trunk(x))
@@ -98,7 +98,7 @@ class ResNet(Backbone, torchvision_resnet.ResNet):
             self.maxpool = nn.Identity()
         if stem == "small":
             self.conv1 = nn.Conv2d(3, self.conv1.out_channels, 3, padding=1, bias=False)
-            _initialise(self.conv1)
+            _initialize(self.conv1)
 
     @property
     def last_stage(self) -> nn.Module:
@@ -171,7 +171,7 @@ class TinyResNet(Backbone):
         self.layer4 = _basic_block(4 * width, 6 * width, stride=1)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
-                _initialise(module)
+                _initialize(module)
 
     def trunk(self, x: Tensor) -> Tensor:
         x = self.relu(self.bn1(self.conv1(x)))
@@ -276,8 +276,8 @@ def _basic_block(inputs: int, outputs: int, *, stride: int) -> BasicBlock:
     return BasicBlock(inputs, outputs, stride, shortcut)
 
 
-def _initialise(convolution: nn.Conv2d) -> None:
-    """As torchvision initialises a ResNet."""
+def _initialize(convolution: nn.Conv2d) -> None:
+    """As torchvision initializes a ResNet."""
     nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")
 
 

@@ -29,7 +29,7 @@ def sum_over_ranks(value: Tensor) -> Tensor:
 
 
 class PerViewBatchNorm2d(nn.BatchNorm2d):
-    """In training, normalises each of ``views`` equal parts of the batch by its own statistics.
+    """In training, normalizes each of ``views`` equal parts of the batch by its own statistics.
 
     One joint forward pass is then the same mathematics as a pass per view: running statistics too are updated once
     per view, in order. State-dict keys equal ``nn.BatchNorm2d``'s.
@@ -42,14 +42,14 @@ class PerViewBatchNorm2d(nn.BatchNorm2d):
         if not self.training:
             return super().forward(input)
         parts = input.tensor_split(self.views)
-        normalised = torch.cat([super(PerViewBatchNorm2d, self).forward(part) for part in parts])
+        normalized = torch.cat([super(PerViewBatchNorm2d, self).forward(part) for part in parts])
         # Concatenation forgets the memory format of its parts.
         channels_last = input.is_contiguous(memory_format=torch.channels_last)
-        return normalised.contiguous(memory_format=torch.channels_last) if channels_last else normalised
+        return normalized.contiguous(memory_format=torch.channels_last) if channels_last else normalized
 
 
 class SyncedBatchNorm2d(nn.BatchNorm2d):
-    """In training, normalises by the statistics of the batch over all ranks, as one device would.
+    """In training, normalizes by the statistics of the batch over all ranks, as one device would.
 
     For the CPU, where torch's own does not work. State-dict keys equal ``nn.BatchNorm2d``'s.
     """
@@ -195,8 +195,8 @@ def groups_apart(module: nn.Module, members: Tensor, *, tracked: int) -> Iterato
             norm.members = None
 
 
-def synchronise_statistics(module: nn.Module, device: torch.device) -> None:
-    """Make every BatchNorm inside ``module``, which will train on ``device``, normalise by the batch over all ranks.
+def synchronize_statistics(module: nn.Module, device: torch.device) -> None:
+    """Make every BatchNorm inside ``module``, which will train on ``device``, normalize by the batch over all ranks.
 
     Raises:
         TypeError: a BatchNorm that is not two-dimensional.
@@ -207,12 +207,12 @@ def synchronise_statistics(module: nn.Module, device: torch.device) -> None:
             child.__class__ = synced[type(child)]
         elif isinstance(child, nn.modules.batchnorm._BatchNorm):
             raise TypeError(
-                f"{type(child).__name__} cannot be synchronised; use nn.BatchNorm2d or sync_batchnorm=false"
+                f"{type(child).__name__} cannot be synchronized; use nn.BatchNorm2d or sync_batchnorm=false"
             )
 
 
 def share_statistics(module: nn.Module) -> None:
-    """Give every rank the running statistics of rank 0, which differ where BatchNorm is not synchronised."""
+    """Give every rank the running statistics of rank 0, which differ where BatchNorm is not synchronized."""
     for child in module.modules():
         if isinstance(child, nn.modules.batchnorm._BatchNorm):
             for statistics in child.buffers(recurse=False):

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 def class_activation_maps(features: Tensor, weight: Tensor) -> Tensor:
     """CAM of every class: ``M[n, k, i, j] = sum_c weight[k, c] * features[n, c, i, j]``.
 
-    No bias, no ReLU, no normalisation, so that ``M.mean((2, 3)) + bias`` are the logits of a linear classifier on
+    No bias, no ReLU, no normalization, so that ``M.mean((2, 3)) + bias`` are the logits of a linear classifier on
     globally averaged features.
 
     Args:

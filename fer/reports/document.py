@@ -13,7 +13,7 @@ from fer.reports.collect import Run, epochs_by_protocol
 from fer.reports.published import Series
 from fer.reports.significance import Comparison, Test
 from fer.reports.table import Cell, Table, Values, unshown_keys
-from fer.reports.wording import labelled, metric_name, spelled
+from fer.reports.wording import labeled, metric_name, spell
 
 ABSENT = "–"
 
@@ -117,7 +117,7 @@ def notes(
     fixed = table.runs[0].settings
     shown = {*table.row_keys, *table.column_keys}
     common = [key for key in ("data", "backbone", "noise", "noise.ratio") if key not in shown and key in fixed]
-    same = [f"{key}={spelled(fixed[key])}" for key in common if len({r.settings.get(key) for r in table.runs}) == 1]
+    same = [f"{key}={spell(fixed[key])}" for key in common if len({r.settings.get(key) for r in table.runs}) == 1]
     lines = [FIRST_NOTE]
     if same:
         lines.append(f"All runs: {', '.join(same)}.")
@@ -162,9 +162,9 @@ def _best_rows(table: Table, metric: str, column: Values) -> set[Values]:
 
 
 def _heading(table: Table, metric: str, column: Values) -> str:
-    labels = [labelled(key, value) for key, value in zip(table.column_keys, column, strict=True)]
+    labels = [labeled(key, value) for key, value in zip(table.column_keys, column, strict=True)]
     return ", ".join([*([metric_name(metric)] if metric else []), *labels])
 
 
 def _shown(value: Hashable) -> str:
-    return ABSENT if value is None else spelled(value)
+    return ABSENT if value is None else spell(value)

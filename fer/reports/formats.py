@@ -24,7 +24,7 @@ th { border-bottom: 2px solid #444 } img { max-width: 100%; height: auto }
 
 
 def terminal(document: Document) -> str:
-    """As wide as the terminal, with its colours where it has any."""
+    """As wide as the terminal, with its colors where it has any."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text

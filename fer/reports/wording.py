@@ -12,10 +12,10 @@ METRICS = {
     "test/macro_acc": "mean class accuracy",
     "test/f1": "macro F1",
     "test/ece": "calibration error (ECE)",
-    "memorized": "memorised",
+    "memorized": "memorized",
     "recovered": "recovered",
     "best": "best test epoch (optimistic)",
-    "train/memorized": "memorised, during training",
+    "train/memorized": "memorized, during training",
 }
 
 
@@ -35,16 +35,16 @@ def percent(share: float) -> str:
     return "–" if math.isnan(share) else f"{100 * share:.2f}"
 
 
-def spelled(value: Any) -> str:
+def spell(value: Any) -> str:
     """A value of the configuration as one gives it on the command line."""
     if isinstance(value, str):
         return value
     return f"{value:.12g}" if isinstance(value, float) else json.dumps(value)
 
 
-def labelled(key: str, value: Any) -> str:
+def labeled(key: str, value: Any) -> str:
     """``eac`` for the option of a group, ``noise.ratio=0.3`` for any other key."""
-    return value if isinstance(value, str) and "." not in key else f"{key}={spelled(value)}"
+    return value if isinstance(value, str) and "." not in key else f"{key}={spell(value)}"
 
 
 def matches(value: Any, text: str) -> bool:
@@ -54,4 +54,4 @@ def matches(value: Any, text: str) -> bool:
             return float(text) == value
         except ValueError:
             return False
-    return spelled(value) == text
+    return spell(value) == text

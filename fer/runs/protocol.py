@@ -14,7 +14,7 @@ def run_result(
     config: Mapping[str, Any],
     records: Sequence[Record],
     test: Mapping[str, float] | None,
-    memorisation: Mapping[str, float],
+    memorization: Mapping[str, float],
     skipped: Mapping[str, int],
 ) -> dict[str, Any]:
     """What ``result.json`` holds.
@@ -23,7 +23,7 @@ def run_result(
         config: resolved configuration.
         records: one per epoch, oldest first, at least one.
         test: metrics of the one test under ``holdout``; ``None`` under ``last5``, where every epoch was tested.
-        memorisation: shares of the wrong labels, measured on the finished network without augmentation.
+        memorization: shares of the wrong labels, measured on the finished network without augmentation.
         skipped: images of each split that were left out because they cannot be decoded.
 
     Returns:
@@ -50,7 +50,7 @@ def run_result(
         selected = max(records, key=lambda record: record["holdout/acc"])
         result["selected_epoch"] = {"epoch": selected["epoch"], **_with_prefix(selected, "holdout/")}
     result["last_epoch"] = dict(records[-1])
-    result["after_training"] = dict(memorisation)
+    result["after_training"] = dict(memorization)
     result["skipped_images"] = dict(skipped)
     return result
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fer.config.instantiate import configured, instantiated
+from fer.config.instantiate import call_configured, instantiate_node
 from fer.data.loading.datamodule import FaceDataModule
 from fer.data.readers.raf_db import CLASS_NAMES
 from fer.data.table import DatasetError, SampleTable
@@ -55,7 +55,7 @@ def build_method(
         backbone["weights"] = None
 
     def build_network() -> FaceNetwork:
-        features: nn.Module = instantiated(backbone, "backbone", _partial_=False)
+        features: nn.Module = instantiate_node(backbone, "backbone", _partial_=False)
         if config["compile"]:
             mode = "default" if config["compile"] is True else config["compile"]
             # A graph for any batch size would take over from that of whole batches after the first partial one.
@@ -65,15 +65,15 @@ def build_method(
     optim = config["optim"] if for_training else {"optimizer": None, "scheduler": None}
     setting = Setting(
         build_network=build_network,
-        augmentation=instantiated(config["augment"], "augment", _partial_=False),
-        optimizer=instantiated(optim["optimizer"], "optim.optimizer"),
-        scheduler=instantiated(optim["scheduler"], "optim.scheduler"),
+        augmentation=instantiate_node(config["augment"], "augment", _partial_=False),
+        optimizer=instantiate_node(optim["optimizer"], "optim.optimizer"),
+        scheduler=instantiate_node(optim["scheduler"], "optim.scheduler"),
         class_names=class_names,
         given_labels=given_labels,
         labels_are_clean=labels_are_clean,
         evaluation_name=evaluation_name,
     )
-    method: Method = configured(instantiated(config["method"], "method", _partial_=True), setting)
+    method: Method = call_configured(instantiate_node(config["method"], "method", _partial_=True), setting)
     return method
 
 
@@ -89,28 +89,28 @@ def build_data(config: Config) -> FaceDataModule:
 
 
 def unread_data(config: Config) -> FaceDataModule:
-    module: FaceDataModule = instantiated(
+    module: FaceDataModule = instantiate_node(
         {
             "_target_": "fer.data.loading.datamodule.FaceDataModule",
             "store_size": config["data"]["store_size"],
             "on_bad_image": config["data"]["on_bad_image"],
             **{key: config[key] for key in _DATAMODULE_KEYS if key in config},  # a kept one may be older than a key
         },
-        read=instantiated(config["data"]["reader"], "data.reader", _partial_=True),
-        noise=instantiated(config["noise"], "noise", _partial_=True),
+        read=instantiate_node(config["data"]["reader"], "data.reader", _partial_=True),
+        noise=instantiate_node(config["noise"], "noise", _partial_=True),
     )
     return module
 
 
 def read_data(datamodule: FaceDataModule) -> None:
     try:
-        configured(datamodule.setup)
+        call_configured(datamodule.setup)
     except OSError as error:
         raise ConfigError(f"data cannot be read, or kept in cache_dir={datamodule.cache_dir}: {error}") from error
 
 
 def rehearse(config: Config) -> None:
-    """Build noise, method, network and optimiser once for a stand-in data set, and look at one of its feature maps.
+    """Build noise, method, network and optimizer once for a stand-in data set, and look at one of its feature maps.
 
     What the values alone tell is then told before data is read, which may take minutes.
 
@@ -128,7 +128,7 @@ def rehearse(config: Config) -> None:
     )
     # What is refused for its classes or files may fit those of the real data.
     with suppress(OtherClasses, DatasetError):
-        configured(instantiated(config["noise"], "noise"), table)
+        call_configured(instantiate_node(config["noise"], "noise"), table)
     with suppress(OtherClasses), _in_silence():
         method = build_method(config, CLASS_NAMES, torch.arange(count), labels_are_clean=True, for_training=True)
         _rehearse_schedule(method, config["trainer"]["max_epochs"])

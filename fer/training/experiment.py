@@ -15,7 +15,7 @@ import torch
 from lightning.pytorch.strategies import DDPStrategy
 
 from fer.config.devices import world_size
-from fer.config.instantiate import configured, instantiated
+from fer.config.instantiate import call_configured, instantiate_node
 from fer.config.trainer_keys import keys_of_a_trial
 from fer.data.loading.datamodule import FaceDataModule
 from fer.data.noise import fingerprint, labels_digest
@@ -23,7 +23,7 @@ from fer.files.atomic import write_json
 from fer.files.csv_files import write_table
 from fer.files.terminal import logging_to
 from fer.methods.core.method import Method
-from fer.models.batch_norm import synchronise_statistics
+from fer.models.batch_norm import synchronize_statistics
 from fer.runs.protocol import result_row, run_result
 from fer.runs.run_folder import RunFolder
 from fer.training import predict_splits
@@ -70,14 +70,14 @@ def build(config: Config, folder: RunFolder, *, for_training: bool = True) -> Ex
     checkpoints = WholeCheckpoints()
     if for_training:
         callbacks = [Seeding(config["seed"]), StepLosses(), RunWriter(folder, checkpoints)]
-        callbacks += [instantiated(node, f"callbacks.{name}") for name, node in (config["callbacks"] or {}).items()]
+        callbacks += [instantiate_node(node, f"callbacks.{name}") for name, node in (config["callbacks"] or {}).items()]
         last: list[L.Callback] = [SaveWhenTerminated(folder, checkpoints)]
-        logger = instantiated(config["logger"], "logger", save_dir=folder.path, name="tensorboard", version="")
+        logger = instantiate_node(config["logger"], "logger", save_dir=folder.path, name="tensorboard", version="")
     else:
         callbacks, last, logger = [], [SignalsAsBefore()], None
     on_terminal = config["trainer"]["enable_progress_bar"] and for_training and sys.stdout.isatty()
     is_distributed = world_size(config["trainer"]) > 1
-    trainer: L.Trainer = instantiated(
+    trainer: L.Trainer = instantiate_node(
         {**config["trainer"], "enable_progress_bar": on_terminal},
         "trainer",
         # Buffers hold what ranks have seen of their own samples; a broadcast at every step would overwrite it.
@@ -105,7 +105,7 @@ def build(config: Config, folder: RunFolder, *, for_training: bool = True) -> Ex
         for_training=for_training,
     )
     if is_distributed and config["sync_batchnorm"]:
-        configured(synchronise_statistics, method, trainer.strategy.root_device)
+        call_configured(synchronize_statistics, method, trainer.strategy.root_device)
     return Experiment(config, datamodule, method, trainer)
 
 
@@ -132,8 +132,8 @@ def train(config: Config, folder: RunFolder) -> dict[str, Any] | None:
         predicted = predict_splits.predict(trainer, method, datamodule)
         if not trainer.is_global_zero:
             return None
-        memorised = predict_splits.memorisation(datamodule.train, predicted["train"])
-        result = run_result(config, folder.records(), test, memorised, datamodule.skipped)
+        memorized = predict_splits.memorization(datamodule.train, predicted["train"])
+        result = run_result(config, folder.records(), test, memorized, datamodule.skipped)
         if method.decided:
             result["decided"] = dict(method.decided)
         result["seconds"] = time.time() - started

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from fer.config.instantiate import instantiated
+from fer.config.instantiate import instantiate_node
 from fer.data.loading.datamodule import FaceDataModule
 from fer.data.noise import labels_digest
 from fer.errors import UserError
@@ -66,7 +66,7 @@ def _check_size(config: Config, checkpoint: Path) -> None:
     """
     state = read_checkpoint(checkpoint)["state_dict"]
     with torch.device("meta"):
-        backbone: nn.Module = instantiated({**config["backbone"], "weights": None}, "backbone", _partial_=False)
+        backbone: nn.Module = instantiate_node({**config["backbone"], "weights": None}, "backbone", _partial_=False)
     for name, wanted in backbone.state_dict().items():
         kept = state.get(f"network.backbone.{name}") if isinstance(state, dict) else None
         if not isinstance(kept, Tensor) or kept.shape != wanted.shape:

@@ -1,4 +1,4 @@
-"""Per-sample outputs of a trained method: ``predictions.csv`` and what was memorised of the wrong labels."""
+"""Per-sample outputs of a trained method: ``predictions.csv`` and what was memorized of the wrong labels."""
 
 from __future__ import annotations
 
@@ -75,8 +75,8 @@ def rows(
             yield [split, file, *names, f"{p[best]:.6f}", *own, *(f"{q:.6f}" for q in p)]
 
 
-def memorisation(train: FaceDataset, predictions: SplitPredictions) -> dict[str, float]:
-    """Of the wrongly labelled training samples, the shares predicted as labelled and as true."""
+def memorization(train: FaceDataset, predictions: SplitPredictions) -> dict[str, float]:
+    """Of the wrongly labeled training samples, the shares predicted as labeled and as true."""
     predicted = predictions["probabilities"].argmax(1).numpy()
     wrong = train.given != train.clean
     if not wrong.any():

@@ -48,7 +48,7 @@ class Augmentation(nn.Module):
             order after the flip and before the noise, to training views only.
         test_resize: test views are the central square of ``size`` pixels of images resized to this edge; ``None``:
             the whole image.
-        mean, std: per RGB channel on the 0..1 scale. Erased pixels are 0 after normalisation, that is ``mean``.
+        mean, std: per RGB channel on the 0..1 scale. Erased pixels are 0 after normalization, that is ``mean``.
 
     Raises:
         ValueError: a parameter lies outside its range; the message names it.
@@ -111,8 +111,8 @@ class Augmentation(nn.Module):
         self.std: Tensor
 
     def test_view(self, image: Tensor) -> Tensor:
-        """Resize, cut the center out and normalise."""
-        return self._normalise(center_crop(resize(image, self.test_resize), self.size))
+        """Resize, cut the center out and normalize."""
+        return self._normalize(center_crop(resize(image, self.test_resize), self.size))
 
     def seen(self, image: Tensor) -> Tensor:
         """Cut uint8 images (B, 3, h, h) to the part that test views show, resized to (B, 3, h, h)."""
@@ -126,12 +126,12 @@ class Augmentation(nn.Module):
             return cam
         return frame(cam, self.size, self.test_resize)
 
-    def denormalise(self, view: Tensor) -> Tensor:
+    def denormalize(self, view: Tensor) -> Tensor:
         """Back to uint8 (B, 3, H, W) for pictures."""
         return (view.float() * self.std + self.mean).round().clamp(0, 255).to(torch.uint8)
 
     def one_view(self, image: Tensor) -> Tensor:
-        """Flip, transforms, pixel noise, resize, normalise, erase."""
+        """Flip, transforms, pixel noise, resize, normalize, erase."""
         return self._erase_(self._whole_view(self._pixel_noise(*self._prepare(image))))
 
     def two_views(
@@ -166,9 +166,9 @@ class Augmentation(nn.Module):
         return first, self._erase_(self._whole_view(mirrored))
 
     def _whole_view(self, image: Tensor) -> Tensor:
-        return self._normalise(resize(image, self.size))
+        return self._normalize(resize(image, self.size))
 
-    def _normalise(self, image: Tensor) -> Tensor:
+    def _normalize(self, image: Tensor) -> Tensor:
         return image.to(self.mean.dtype, copy=True).sub_(self.mean).div_(self.std)
 
     def _prepare(self, image: Tensor) -> tuple[Tensor, Tensor | None]:

@@ -14,7 +14,7 @@ CVPR Workshops 2020, arXiv 1909.13719, with the operations and levels of FixMatc
     Posterize                        keeps 4 m / 10 bits
 
 Differences from that code: warps sample at exact coordinates, and not at multiples of 1/32 pixel; Sharpness clips,
-where OpenCV's values wrap around. Differences from PIL: warps are bilinear, fill with grey 128 and shear about the
+where OpenCV's values wrap around. Differences from PIL: warps are bilinear, fill with gray 128 and shear about the
 corner; Color and Contrast weigh red, green, blue by 0.114, 0.587, 0.299, which the port means for BGR and gets RGB.
 """
 
@@ -30,7 +30,7 @@ OPERATIONS = (
 )  # fmt: skip
 MAX_LEVEL = 10
 FILL = 128
-_GREY = (0.114, 0.587, 0.299)
+_GRAY = (0.114, 0.587, 0.299)
 
 
 class RandAugment(nn.Module):
@@ -115,7 +115,7 @@ class RandAugment(nn.Module):
 
 
 def warp(image: Tensor, matrix: Tensor) -> Tensor:
-    """Sample uint8 images (B, 3, h, w) bilinearly at ``matrix`` (B, 2, 3) times (x, y, 1); outside lies grey."""
+    """Sample uint8 images (B, 3, h, w) bilinearly at ``matrix`` (B, 2, 3) times (x, y, 1); outside lies gray."""
     height, width = image.shape[-2:]
     y, x = torch.meshgrid(
         torch.arange(height, device=image.device), torch.arange(width, device=image.device), indexing="ij"
@@ -148,7 +148,7 @@ def _look_up(image: Tensor, chosen: Tensor, share: float, factor: float) -> Tens
     threshold, bits = int(share * 256), int(share * 4)
     exact = value.double()
     red, green, blue = (histogram.double() @ exact[0, 0] / flat.shape[2]).unbind(1)
-    mean = (_GREY[0] * red + _GREY[1] * green + _GREY[2] * blue)[:, None, None]
+    mean = (_GRAY[0] * red + _GRAY[1] * green + _GRAY[2] * blue)[:, None, None]
     tables = {
         "AutoContrast": auto_contrast_table(histogram, value),
         "Equalize": equalize_table(histogram, value),
@@ -190,8 +190,8 @@ def equalize_table(histogram: Tensor, value: Tensor) -> Tensor:
 def _color(image: Tensor, factor: float) -> Tensor:
     x = image.float()
     red, green, blue = x.unbind(1)
-    grey = (_GREY[0] * red + _GREY[1] * green + _GREY[2] * blue)[:, None]
-    return ((x - grey) * factor + grey).clamp(0, 255).to(torch.uint8)
+    gray = (_GRAY[0] * red + _GRAY[1] * green + _GRAY[2] * blue)[:, None]
+    return ((x - gray) * factor + gray).clamp(0, 255).to(torch.uint8)
 
 
 def _sharpen(image: Tensor, factor: float) -> Tensor:

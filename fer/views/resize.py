@@ -18,7 +18,7 @@ def resize(image: Tensor, size: int) -> Tensor:
     """
     if image.shape[-2:] == (size, size):
         return image
-    # Not torch's kernel, whose 16-bit weights put some pixels one grey level off. Columns come first, as in Pillow;
+    # Not torch's kernel, whose 16-bit weights put some pixels one gray level off. Columns come first, as in Pillow;
     # whole rows are quicker to gather, hence the transposed copies.
     return _resize_rows(_resize_rows(image.mT.contiguous(), size).mT.contiguous(), size)
 

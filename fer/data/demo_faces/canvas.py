@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
 
-from fer.data.demo_faces.chance import Colour, FloatArray
+from fer.data.demo_faces.chance import Color, FloatArray
 from fer.data.demo_faces.shot import Shot
 
 SIZE = 100
@@ -99,7 +99,7 @@ class Spot(NamedTuple):
 class Canvas:
     """The figure before its background, (3, SIZE, SIZE) in 0..1, with the relief that the light will show.
 
-    Colours are premultiplied by ``alpha``. Shapes lie in the plane of the picture, in face units; ``turn`` brings
+    Colors are premultiplied by ``alpha``. Shapes lie in the plane of the picture, in face units; ``turn`` brings
     points of the face there.
     """
 
@@ -112,7 +112,7 @@ class Canvas:
         self._cos, self._sin = math.cos(shot.roll), math.sin(shot.roll)
         cos, sin = self._cos * shot.scale, self._sin * shot.scale
         self._to_pixels = np.array([[cos, sin], [-sin, cos]], dtype=np.float32)
-        self._centre = np.array([shot.x, shot.y], dtype=np.float32)
+        self._center = np.array([shot.x, shot.y], dtype=np.float32)
         self._pixels = np.arange(SIZE, dtype=np.float32) + np.float32(0.5)
 
     def turn(
@@ -139,14 +139,14 @@ class Canvas:
 
     def stencil(self, *shapes: FloatArray, values: Sequence[float] | None = None, soft: float = 0.0) -> Stencil:
         """Coverage by ``shapes`` (N, 2), painted in turn with their values (1 if not given); ``soft``: blur, pixels."""
-        everything = np.concatenate(shapes) @ self._to_pixels + self._centre
+        everything = np.concatenate(shapes) @ self._to_pixels + self._center
         margin = 1.0 + 2.5 * soft
         left, top = (max(0, min(SIZE - 1, math.floor(v - margin))) for v in everything.min(axis=0).tolist())
         right, bottom = (max(1, min(SIZE, math.ceil(v + margin))) for v in everything.max(axis=0).tolist())
         right, bottom = max(right, left + 1), max(bottom, top + 1)
         fine = Image.new("L", ((right - left) * _FINE, (bottom - top) * _FINE))
         pen = ImageDraw.Draw(fine)
-        # Pillow takes a pixel's centre for its coordinate.
+        # Pillow takes a pixel's center for its coordinate.
         flat = ((everything - vector(left, top)) * _FINE - np.float32(0.5)).ravel().tolist()
         start = 0
         for index, shape in enumerate(shapes):
@@ -159,9 +159,9 @@ class Canvas:
         cover = np.asarray(small, dtype=np.float32) * np.float32(1 / 255)
         return Stencil((slice(top, bottom), slice(left, right)), cover)
 
-    def paint(self, stencil: Stencil, colour: Colour | FloatArray, *, density: float | FloatArray = 1.0) -> None:
-        """Lay ``colour``, (3) or (3, h, w) of the stencil's window, over what is there."""
-        tint = np.asarray(colour, dtype=np.float32)
+    def paint(self, stencil: Stencil, color: Color | FloatArray, *, density: float | FloatArray = 1.0) -> None:
+        """Lay ``color``, (3) or (3, h, w) of the stencil's window, over what is there."""
+        tint = np.asarray(color, dtype=np.float32)
         if tint.ndim == 1:
             tint = tint[:, None, None]
         cover = stencil.cover * density
@@ -172,7 +172,7 @@ class Canvas:
     def bells(self, spots: Sequence[Spot]) -> FloatArray:
         """The sum of the spots' bells, (SIZE, SIZE)."""
         amount, x, y, rx, ry, lift = np.array(spots, dtype=np.float32).T[:, :, None]
-        at = self.turn(np.concatenate([x, y], axis=1), lift=lift[:, 0]) @ self._to_pixels + self._centre
+        at = self.turn(np.concatenate([x, y], axis=1), lift=lift[:, 0]) @ self._to_pixels + self._center
         across = (self._pixels - at[:, :1]) / (rx * np.float32(self.shot.scale))
         down = (self._pixels - at[:, 1:]) / (ry * np.float32(self.shot.scale))
         total: FloatArray = (np.exp(-down * down) * amount).T @ np.exp(-across * across)
@@ -189,8 +189,8 @@ class Canvas:
     def light(self) -> None:
         """Light the figure: an ellipsoid with the relief on it, lit from one side, plus light from all around."""
         shot = self.shot
-        along = (self._pixels - self._centre[0])[None, :] * np.float32(1 / shot.scale)
-        across = (self._pixels - self._centre[1])[:, None] * np.float32(1 / shot.scale)
+        along = (self._pixels - self._center[0])[None, :] * np.float32(1 / shot.scale)
+        across = (self._pixels - self._center[1])[:, None] * np.float32(1 / shot.scale)
         x = (along * self._cos + across * self._sin + _PIVOT * math.sin(shot.yaw)) * np.float32(1 / 1.08)
         y = (across * self._cos - along * self._sin - 0.08) * np.float32(1 / 1.55)
         z = np.sqrt(np.clip(1.0 - x * x - y * y, 0.06, 1.0))

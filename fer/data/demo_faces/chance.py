@@ -1,4 +1,4 @@
-"""Colours and weighted choice, of which the parameters of a demo face are made."""
+"""Colors and weighted choice, of which the parameters of a demo face are made."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 FloatArray = NDArray[np.floating[Any]]
-Colour = tuple[float, float, float]
+Color = tuple[float, float, float]
 """Red, green and blue in 0..1."""
-BLACK: Colour = (0.05, 0.03, 0.03)
+BLACK: Color = (0.05, 0.03, 0.03)
 _T = TypeVar("_T")
 
 
@@ -20,7 +20,7 @@ def pick(rng: np.random.Generator, weighted: list[tuple[float, _T]]) -> _T:
     return weighted[int(np.searchsorted(weights, rng.random() * weights[-1], side="right"))][1]
 
 
-def mix(first: Colour, second: Colour, share: float) -> Colour:
+def mix(first: Color, second: Color, share: float) -> Color:
     """``first`` with ``share`` (0..1) of ``second`` in it."""
     red, green, blue = (a + (b - a) * share for a, b in zip(first, second, strict=True))
     return red, green, blue

@@ -92,7 +92,7 @@ def _draw_nose(canvas: Canvas, person: Person, actions: Actions) -> None:
 def _draw_eyes(canvas: Canvas, person: Person, actions: Actions) -> None:
     a, size, shot = actions, person.eye_size, canvas.shot
     uneven = 1.0 + _SIDES * np.float32(shot.lean)
-    half, centre = 0.182 * size**0.5, 0.395 * person.eye_gap
+    half, center = 0.182 * size**0.5, 0.395 * person.eye_gap
     up = 1.0 + (0.8 * a.lid_raise - 0.4 * a.lid_tight) * uneven - 0.3 * a.nose - 0.28 * a.cheek - 0.55 * a.droop
     low = 1.0 + (0.3 * a.lid_raise - 0.55 * a.lid_tight - 1.0 * a.cheek) * uneven - 0.35 * a.nose
     low = 0.055 * size * low
@@ -108,7 +108,7 @@ def _draw_eyes(canvas: Canvas, person: Person, actions: Actions) -> None:
         return curve
 
     def at(y: FloatArray) -> FloatArray:
-        return np.stack([np.broadcast_to(_SIDES * (centre + half * _ALONG), y.shape), y], axis=-1)
+        return np.stack([np.broadcast_to(_SIDES * (center + half * _ALONG), y.shape), y], axis=-1)
 
     def between(top: FloatArray, bottom: FloatArray) -> FloatArray:
         return canvas.turn(np.concatenate([at(top), at(bottom)[:, ::-1]], axis=1))
@@ -118,8 +118,8 @@ def _draw_eyes(canvas: Canvas, person: Person, actions: Actions) -> None:
 
     def disc(radius: float, dx: float = 0.0, dy: float = 0.0) -> FloatArray:
         """Discs on both eyeballs, as far as the lids leave them free."""
-        x = _SIDES * centre + (look_x + dx + radius * np.cos(_AROUND))
-        t = np.clip((_SIDES * x - centre) * (1 / half), -1.0, 1.0)
+        x = _SIDES * center + (look_x + dx + radius * np.cos(_AROUND))
+        t = np.clip((_SIDES * x - center) * (1 / half), -1.0, 1.0)
         y = np.clip(look_y + dy + radius * np.sin(_AROUND), upper(t), lower(t))
         return canvas.turn(np.stack([x, y], axis=-1))
 
@@ -179,8 +179,8 @@ def _draw_mouth(canvas: Canvas, person: Person, actions: Actions) -> FloatArray:
     width = 1.0 + 0.36 * a.corner_pull + 0.3 * a.stretch - 0.34 * rounded - 0.08 * a.press - 0.1 * a.funnel
     width *= 0.33 * person.mouth_width
     corner = 0.17 * a.corner_pull - 0.13 * a.corner_drop - 0.04 * a.stretch - 0.03 * a.upper_lip - 0.02 * a.press
-    centre = 0.78 - 0.025 * a.chin - 0.02 * a.nose + 0.03 * a.jaw
-    line = centre - (corner * (1.0 + 0.7 * canvas.shot.lean * t) + person.mouth_tilt) * (bow**1.7 - 0.3)
+    center = 0.78 - 0.025 * a.chin - 0.02 * a.nose + 0.03 * a.jaw
+    line = center - (corner * (1.0 + 0.7 * canvas.shot.lean * t) + person.mouth_tilt) * (bow**1.7 - 0.3)
     power = 2.0 + 2.5 * min(1.0, a.funnel + 0.5 * a.stretch)
     arch = np.clip(1.0 - bow**power, 0.0, 1.0)
     gape = np.sqrt(arch) if rounded > 0.3 else arch**0.8

@@ -14,10 +14,10 @@ _VOLUME = {"short": 0.06, "side": 0.13, "curly": 0.24, "long": 0.13, "fringe": 0
 _FALLS_BEHIND = ("long", "fringe", "scarf")
 
 
-def _over_crown(centre: tuple[float, float], *right: tuple[float, float]) -> FloatArray:
+def _over_crown(center: tuple[float, float], *right: tuple[float, float]) -> FloatArray:
     """A curve from the left ear over the crown to the right one, from its right half."""
     half = points(*right)
-    return np.concatenate([half[::-1] * _MIRROR, points(centre), half])
+    return np.concatenate([half[::-1] * _MIRROR, points(center), half])
 
 
 def draw_hair_behind(canvas: Canvas, person: Person) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fer.data.demo_faces.chance import BLACK, Colour, mix, pick
+from fer.data.demo_faces.chance import BLACK, Color, mix, pick
 
 
 @dataclass(frozen=True)
@@ -15,10 +15,10 @@ class Person:
 
     age: float  # 0 young .. 1 old
     male: bool
-    skin: Colour
-    hair: Colour
-    iris: Colour
-    lips: Colour
+    skin: Color
+    hair: Color
+    iris: Color
+    lips: Color
     width: float
     jaw: float
     chin: float
@@ -36,15 +36,15 @@ class Person:
     lip: float
     hairstyle: str
     hair_length: float
-    headgear: Colour
-    cloth: Colour
-    frame: Colour
+    headgear: Color
+    cloth: Color
+    frame: Color
     parting: float  # -1 left .. 1 right
     beard: str
     glasses: str
 
 
-_SKIN: tuple[Colour, ...] = (
+_SKIN: tuple[Color, ...] = (
     (0.98, 0.85, 0.76),
     (0.94, 0.77, 0.65),
     (0.87, 0.68, 0.53),
@@ -53,19 +53,19 @@ _SKIN: tuple[Colour, ...] = (
     (0.44, 0.29, 0.20),
     (0.33, 0.21, 0.15),
 )
-_DARK_HAIR: tuple[Colour, ...] = ((0.08, 0.07, 0.07), (0.14, 0.10, 0.08), (0.22, 0.15, 0.10))
-_HAIR: tuple[Colour, ...] = (
+_DARK_HAIR: tuple[Color, ...] = ((0.08, 0.07, 0.07), (0.14, 0.10, 0.08), (0.22, 0.15, 0.10))
+_HAIR: tuple[Color, ...] = (
     *_DARK_HAIR,
     (0.36, 0.23, 0.14),
     (0.52, 0.36, 0.20),
     (0.78, 0.62, 0.38),
     (0.55, 0.24, 0.12),
 )
-_IRIS: tuple[Colour, ...] = ((0.28, 0.17, 0.10), (0.20, 0.12, 0.08), (0.30, 0.45, 0.60), (0.33, 0.43, 0.30))
+_IRIS: tuple[Color, ...] = ((0.28, 0.17, 0.10), (0.20, 0.12, 0.08), (0.30, 0.45, 0.60), (0.33, 0.43, 0.30))
 
 
-def _dye(rng: np.random.Generator) -> Colour:
-    """A colour of cloth: seldom garish."""
+def _dye(rng: np.random.Generator) -> Color:
+    """A color of cloth: seldom garish."""
     tone = rng.uniform(0.1, 0.8) + rng.normal(0.0, 0.12, 3)
     red, green, blue = (float(level) for level in np.clip(tone, 0.03, 0.95))
     return red, green, blue

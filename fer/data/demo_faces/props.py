@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from fer.data.demo_faces.canvas import Canvas, Stencil, mirrored, points, ribbon, smooth, vector
-from fer.data.demo_faces.chance import BLACK, Colour, FloatArray, mix
+from fer.data.demo_faces.chance import BLACK, Color, FloatArray, mix
 from fer.data.demo_faces.person import Person
 
 _AROUND = np.linspace(0.0, 2 * math.pi, 29, dtype=np.float32)
@@ -47,12 +47,12 @@ def draw_occluder(canvas: Canvas, person: Person, rng: np.random.Generator) -> N
         top, wide = float(rng.uniform(0.82, 1.0)), float(rng.uniform(0.28, 0.42))
         x = float(rng.uniform(0.0, 0.25)) * side
         cup = points((x - wide, top), (x + wide, top), (x + 0.8 * wide, 1.9), (x - 0.8 * wide, 1.9))
-        colour = np.asarray(person.cloth, dtype=np.float32)[::-1] * 0.6 + 0.3
+        color = np.asarray(person.cloth, dtype=np.float32)[::-1] * 0.6 + 0.3
         stencil = canvas.stencil(cup)
         shade = np.linspace(1.1, 0.7, stencil.cover.shape[1], dtype=np.float32)[
             :: -1 if canvas.shot.light[0] > 0 else 1
         ]
-        canvas.paint(stencil, colour[:, None, None] * np.broadcast_to(shade, stencil.cover.shape))
+        canvas.paint(stencil, color[:, None, None] * np.broadcast_to(shade, stencil.cover.shape))
     elif kind == "strand" and person.hairstyle not in ("bald", "cap", "scarf"):
         path = points((0.1, -1.05), (0.42, -0.6), (0.52, -0.1), (0.56, 0.35), (0.48, 0.75)) * mirror
         lock = ribbon(smooth(path), float(rng.uniform(0.1, 0.2)))
@@ -65,10 +65,10 @@ def draw_occluder(canvas: Canvas, person: Person, rng: np.random.Generator) -> N
 
 def _finger(canvas: Canvas, path: FloatArray, skin: tuple[float, ...]) -> None:
     red, green, blue = skin
-    colour: Colour = (red, green, blue)
-    layers: list[tuple[Stencil, Colour]] = [
-        (canvas.stencil(_rounded(path, 0.17)), mix(colour, (0.2, 0.08, 0.05), 0.55)),
-        (canvas.stencil(_rounded(path, 0.135)), colour),
+    color: Color = (red, green, blue)
+    layers: list[tuple[Stencil, Color]] = [
+        (canvas.stencil(_rounded(path, 0.17)), mix(color, (0.2, 0.08, 0.05), 0.55)),
+        (canvas.stencil(_rounded(path, 0.135)), color),
     ]
     for stencil, tint in layers:
         canvas.paint(stencil, tint)

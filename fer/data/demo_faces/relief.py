@@ -71,10 +71,10 @@ def draw_creases(canvas: Canvas, person: Person, actions: Actions) -> None:
         ((0.08, 0.16), (0.15, 0.1), (0.22, 0.09), 0.9 * a.nose),
         ((0.38, 0.86), (0.43, 0.95), (0.42, 1.03), 0.25 * old + 0.6 * a.corner_drop),
     ]
-    centred = [(points(*line), depth) for *line, depth in middle if depth > 0.06]
+    centerd = [(points(*line), depth) for *line, depth in middle if depth > 0.06]
     sided = [(mirrored(points(*line)), depth) for *line, depth in paired if depth > 0.06]
-    lines: list[FloatArray] = [line for line, _ in centred]
-    depths = [depth for _, depth in centred]
+    lines: list[FloatArray] = [line for line, _ in centerd]
+    depths = [depth for _, depth in centerd]
     for both, depth in sided:
         lines.extend(both)
         depths += [depth, depth]

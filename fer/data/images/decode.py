@@ -70,7 +70,7 @@ def open_file(path: Path) -> IO[bytes]:
 def decode(path: Path) -> Image.Image:
     """The picture as an upright 8-bit RGB image of PIL.
 
-    Grey, palette, CMYK and 16-bit pictures are converted, transparent pixels become white, the orientation written by
+    Gray, palette, CMYK and 16-bit pictures are converted, transparent pixels become white, the orientation written by
     a camera is applied, and of several frames the first is taken.
 
     Raises:
@@ -129,10 +129,10 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if "exif" in image.info and image.getexif().get(_ORIENTATION, 1) != 1:
         image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):
-        # PIL would clip 16-bit grey at 255. It gives such files as I;16, older versions give 16-bit PNG as I.
+        # PIL would clip 16-bit gray at 255. It gives such files as I;16, older versions give 16-bit PNG as I.
         wide = np.asarray(image).astype(np.int64)
         if wide.min() < 0 or wide.max() > 65535:
-            raise ImageFault("grey values outside 0..65535; save it with 8 or 16 bits")
+            raise ImageFault("gray values outside 0..65535; save it with 8 or 16 bits")
         return Image.fromarray((wide >> 8).astype(np.uint8)).convert("RGB")
     if image.mode == "F":
         raise ImageFault("floating-point pixels have no fixed range; save it with 8 or 16 bits")

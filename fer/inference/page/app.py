@@ -52,7 +52,7 @@ class Findings:
     """Pixels of the picture on the page for one of the photograph."""
 
     def nearest(self, x: float, y: float) -> int:
-        """The face whose centre is nearest to a pixel of the picture on the page."""
+        """The face whose center is nearest to a pixel of the picture on the page."""
 
         def distance(number: int) -> float:
             left, top, width, height = self.faces[number].face.box

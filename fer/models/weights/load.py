@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 MIN_SHARE = 0.9
 """A file that fills less than this share of the backbone's tensors is refused unless partial weights are allowed."""
 NAMES_SHOWN = 4
-_ALLOW = "set backbone.allow_partial_weights=true to take what fits and leave the rest as initialised"
+_ALLOW = "set backbone.allow_partial_weights=true to take what fits and leave the rest as initialized"
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from fer.reports.figures.reliability import reliability_figure
 from fer.reports.figures.style import write_figures
 from fer.reports.figures.suspects import HEADER, MOST_SHOWN, precision, suspect_rows, suspects, suspects_figure
 from fer.reports.table import Table
-from fer.reports.wording import spelled
+from fer.reports.wording import spell
 from fer.runs.predictions import read_class_names
 from fer.training.kept_config import ReadingOptions
 
@@ -112,7 +112,7 @@ def _confusion(runs: Sequence[Subject], remarks: _Remarks) -> Figures:
     if matrices:
         first, *others = matrices
         name = f"{first.name}-to-{others[-1].run.path.name}" if others else first.name
-        seeds = ", ".join(spelled(subject.run.seed) for subject in matrices)
+        seeds = ", ".join(spell(subject.run.seed) for subject in matrices)
         title = f"{first.setting} · mean of seeds {seeds}" if others else first.title
         epochs = epochs_of_networks(str(first.run.settings["protocol"]), [subject.run.epochs for subject in matrices])
         class_names = read_class_names(first.folder)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from fer.reports.epochs import span
 from fer.reports.figures.page import POINT, Sheet
-from fer.reports.figures.style import COLOURS, fitted, wrapped
+from fer.reports.figures.style import COLORS, shorten, wrap
 from fer.runs.cams import CamRecord
 from fer.views.heatmaps import overlay
 
@@ -32,17 +32,17 @@ _PAIR, _PITCH = 2 * _FACE + _SEAM + _GAP, _FACE + 0.17
 _LEAST_WIDTH = 6.5
 """For title and legend where there are few columns."""
 _HEAT = "viridis"
-"""Grows brighter from end to end, so that it is read in grey and by everyone."""
+"""Grows brighter from end to end, so that it is read in gray and by everyone."""
 
 
 class _Verdict(NamedTuple):
     sign: str
-    colour: str
+    color: str
     meaning: str
 
 
-_RIGHT = _Verdict("✓", COLOURS[0], "true label")
-_MEMORISED = _Verdict("✗", COLOURS[1], "memorised: the wrong given label")
+_RIGHT = _Verdict("✓", COLORS[0], "true label")
+_MEMORIZED = _Verdict("✗", COLORS[1], "memorized: the wrong given label")
 _OTHER = _Verdict("○", "#555555", "another label")
 
 
@@ -75,7 +75,7 @@ def cam_grid(tracks: Sequence[Track], shown: Shown) -> Figure:
     """Rows of faces, a pair of face and mirror image in every epoch of every run.
 
     A network whose attention is consistent makes of a pair a picture that is symmetric about its middle. Maps are
-    stretched each for itself, so that colours compare places within a face only. Wrong labels come first.
+    stretched each for itself, so that colors compare places within a face only. Wrong labels come first.
 
     Args:
         tracks: runs that show the same faces.
@@ -88,7 +88,7 @@ def cam_grid(tracks: Sequence[Track], shown: Shown) -> Figure:
     width = max(width, _LEAST_WIDTH)
     spans = [len(chosen) * _PAIR - _GAP for chosen in epochs]
     room = spans if tracks[1:] else [width - _LEFT - _MARGIN]
-    titles = [wrapped(track.title, inches, 7) for track, inches in zip(tracks, room, strict=True)]
+    titles = [wrap(track.title, inches, 7) for track, inches in zip(tracks, room, strict=True)]
     top = _TITLE + _LINE * max(title.count("\n") + 1 for title in titles)
     head = top + _EPOCHS
     sheet = Sheet(width, head + len(faces) * _PITCH + _FOOT)
@@ -135,34 +135,34 @@ def _draw_column(
     image = torch.from_numpy(record.image[faces])
     cam, mirrored = (torch.from_numpy(maps[faces, label[faces]]) for maps in (record.cam, record.mirrored_cam))
     pictures, mirror_images = (
-        overlay(*pair, colour_map=_HEAT).numpy() for pair in ((image, cam), (image.flip(-1), mirrored))
+        overlay(*pair, color_map=_HEAT).numpy() for pair in ((image, cam), (image.flip(-1), mirrored))
     )
     for row, face in enumerate(faces):
         y = head + row * _PITCH
         sheet.picture(x, y, _FACE, pictures[row])
         sheet.picture(x + _FACE + _SEAM, y, _FACE, mirror_images[row])
         verdict = _verdict(predicted[face], record.given[face], record.clean[face])
-        name = fitted(track.class_names[predicted[face]], _PAIR - 0.25, _SIZE)
+        name = shorten(track.class_names[predicted[face]], _PAIR - 0.25, _SIZE)
         caption = f"{verdict.sign} {name} {record.probabilities[face].max():.2f}"
-        sheet.text(x + _FACE, y + _FACE + 0.02, caption, _SIZE, color=verdict.colour, horizontalalignment="center")
+        sheet.text(x + _FACE, y + _FACE + 0.02, caption, _SIZE, color=verdict.color, horizontalalignment="center")
 
 
 def _caption_face(sheet: Sheet, y: float, track: Track, face: int) -> None:
     record = next(iter(track.records.values()))
     clean, given = track.class_names[record.clean[face]], track.class_names[record.given[face]]
-    lines = [(clean, "black"), ("training" if record.split[face] == "train" else "test", _OTHER.colour)]
+    lines = [(clean, "black"), ("training" if record.split[face] == "train" else "test", _OTHER.color)]
     if given != clean:
-        lines.insert(1, (f"given: {given}", _MEMORISED.colour))
-    for number, (text, colour) in enumerate(lines):
-        sheet.text(_MARGIN, y + 0.02 + 0.11 * number, text, 6.5, width=_LEFT - _MARGIN, color=colour)
+        lines.insert(1, (f"given: {given}", _MEMORIZED.color))
+    for number, (text, color) in enumerate(lines):
+        sheet.text(_MARGIN, y + 0.02 + 0.11 * number, text, 6.5, width=_LEFT - _MARGIN, color=color)
 
 
 def _explain_signs(sheet: Sheet, y: float) -> None:
     sheet.text(_LEFT, y, "Below each pair: predicted label and its probability", 7)
     x, y = _LEFT, y + 0.14
-    for verdict in (_RIGHT, _MEMORISED, _OTHER):
+    for verdict in (_RIGHT, _MEMORIZED, _OTHER):
         text = f"{verdict.sign} {verdict.meaning}"
-        sheet.text(x, y, text, 7, color=verdict.colour)
+        sheet.text(x, y, text, 7, color=verdict.color)
         x += len(text) * 7 * POINT * 0.55 + 0.1
     sheet.bar(x, y + 0.02, 0.5, 0.07, _HEAT)
     sheet.text(x + 0.55, y, "least to most of each map", 7)
@@ -171,4 +171,4 @@ def _explain_signs(sheet: Sheet, y: float) -> None:
 def _verdict(predicted: int, given: int, clean: int) -> _Verdict:
     if predicted == clean:
         return _RIGHT
-    return _MEMORISED if predicted == given else _OTHER
+    return _MEMORIZED if predicted == given else _OTHER

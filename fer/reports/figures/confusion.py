@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from fer.reports.figures.style import wrapped
+from fer.reports.figures.style import wrap
 from fer.runs.predictions import SplitTable
 
 if TYPE_CHECKING:
@@ -45,11 +45,11 @@ def confusion_figure(counts: Sequence[NDArray[np.int64]], class_names: Sequence[
     axes = figure.subplots()
     axes.imshow(np.nan_to_num(shares), cmap="Blues", vmin=0, vmax=1)
     for (true, predicted), share in np.ndenumerate(shares):
-        colour = "white" if share > _DARK else "black"
+        color = "white" if share > _DARK else "black"
         percent = "–" if np.isnan(share) else f"{100 * share:.1f}"
-        axes.text(predicted, true + 0.02, percent, color=colour, ha="center", va="bottom", fontsize=8)
+        axes.text(predicted, true + 0.02, percent, color=color, ha="center", va="bottom", fontsize=8)
         count = f"{mean[true, predicted]:.{0 if len(counts) == 1 else 1}f}"
-        axes.text(predicted, true + 0.1, count, color=colour, ha="center", va="top", fontsize=6)
+        axes.text(predicted, true + 0.1, count, color=color, ha="center", va="top", fontsize=6)
     axes.set_xticks(range(size), class_names, rotation=45, ha="right", rotation_mode="anchor")
     axes.set_yticks(range(size), [f"{name} ({n:.0f})" for name, n in zip(class_names, support[:, 0], strict=True)])
     axes.tick_params(length=0)
@@ -57,6 +57,6 @@ def confusion_figure(counts: Sequence[NDArray[np.int64]], class_names: Sequence[
     axes.set(xlabel="predicted", ylabel="true (faces)")
     accuracy = np.trace(mean) / mean.sum()
     facts = f"test split, n = {mean.sum():,.0f}, accuracy {100 * accuracy:.1f} %; in % of the true class, faces below"
-    lines = [wrapped(text, edge + 1.5, 8) for text in (title, facts)]
+    lines = [wrap(text, edge + 1.5, 8) for text in (title, facts)]
     figure.suptitle("\n".join(lines), fontsize=8, x=0.02, ha="left")
     return figure

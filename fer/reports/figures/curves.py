@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 from fer.files.visible_text import tell_apart
 from fer.reports.collect import Run, epochs_by_protocol
 from fer.reports.epochs import span
-from fer.reports.figures.style import COLOURS, MARKERS, wrapped, write_figures
+from fer.reports.figures.style import COLORS, MARKERS, wrap, write_figures
 from fer.reports.table import Cell, Spread, Table, Values, spread
-from fer.reports.wording import labelled, metric_name
+from fer.reports.wording import labeled, metric_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -113,7 +113,7 @@ def _labels(keys: Sequence[str], curves: Sequence[Values]) -> dict[Values, str]:
 
 
 def _label(keys: Sequence[str], values: Sequence[Hashable]) -> str:
-    return ", ".join(labelled(key, value) for key, value in zip(keys, values, strict=True) if value is not None)
+    return ", ".join(labeled(key, value) for key, value in zip(keys, values, strict=True) if value is not None)
 
 
 def _figure(panels: Mapping[str, Panel], x_label: str, metric: str, labels: Sequence[str], epochs: str) -> Figure:
@@ -124,7 +124,7 @@ def _figure(panels: Mapping[str, Panel], x_label: str, metric: str, labels: Sequ
     width = max(5.6, 3.7 * columns)
     figure = Figure(figsize=(width, 3.2 * rows + 0.8), layout="constrained")
     grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
-    figure.suptitle(wrapped(f"mean ± standard deviation over seeds; {epochs}", width - 0.2, 9), fontsize=9)
+    figure.suptitle(wrap(f"mean ± standard deviation over seeds; {epochs}", width - 0.2, 9), fontsize=9)
     handles = {}
     for place, (axes, (title, panel)) in enumerate(zip(grid.flat, panels.items(), strict=False)):
         axes.set_title(title, fontsize="medium")
@@ -149,18 +149,18 @@ def _figure(panels: Mapping[str, Panel], x_label: str, metric: str, labels: Sequ
 
 def _draw_curve(axes: Axes, curve: Curve, number: int) -> Any:
     xs = sorted(curve)
-    colour = COLOURS[number % len(COLOURS)]
+    color = COLORS[number % len(COLORS)]
     is_sparse = len(xs) <= _MOST_MARKERS
     (line,) = axes.plot(
         xs,
         [curve[x].mean for x in xs],
-        color=colour,
-        linestyle=_LINES[number // len(COLOURS) % len(_LINES)],
+        color=color,
+        linestyle=_LINES[number // len(COLORS) % len(_LINES)],
         marker=MARKERS[number % len(MARKERS)] if is_sparse else None,
         gid=f"curve-{number}",
     )
     axes.locator_params(axis="x", integer=all(float(x).is_integer() for x in xs))
     low = [curve[x].mean - (curve[x].sd or 0) for x in xs]
     high = [curve[x].mean + (curve[x].sd or 0) for x in xs]
-    axes.fill_between(xs, low, high, color=colour, alpha=0.2, linewidth=0)
+    axes.fill_between(xs, low, high, color=color, alpha=0.2, linewidth=0)
     return line

@@ -14,7 +14,7 @@ from fer.data.loading.datamodule import FaceDataModule
 from fer.reports.collect import Run
 from fer.reports.epochs import epochs_of_networks
 from fer.reports.table import Cell, Table
-from fer.reports.wording import labelled, spelled
+from fer.reports.wording import labeled, spell
 from fer.runs.cams import CamRecord, read_cam_records
 from fer.runs.predictions import SplitTable, read_class_names, read_predictions
 from fer.runs.run_folder import RunFolder, RunFolderError
@@ -38,7 +38,7 @@ class Subject:
 
     @property
     def title(self) -> str:
-        return f"{self.setting} · seed {spelled(self.run.seed)}"
+        return f"{self.setting} · seed {spell(self.run.seed)}"
 
     @property
     def epoch(self) -> str:
@@ -113,9 +113,9 @@ def _seed(run: Run) -> tuple[bool, int, str]:
 
 def _setting(table: Table, cell: Cell) -> str:
     get = cell.settings.get
-    noise = ["noise", str(get("noise"))] + ([spelled(get("noise.ratio"))] if get("noise.ratio") is not None else [])
+    noise = ["noise", str(get("noise"))] + ([spell(get("noise.ratio"))] if get("noise.ratio") is not None else [])
     others = [
-        labelled(key, get(key))
+        labeled(key, get(key))
         for key in (*table.row_keys, *table.column_keys)
         if key not in _IN_EVERY_TITLE
         and get(key) is not None

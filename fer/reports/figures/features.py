@@ -1,4 +1,4 @@
-"""Pooled features in the plane, coloured by given and by true labels."""
+"""Pooled features in the plane, colored by given and by true labels."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from fer.data.loading.datamodule import FaceDataset
 from fer.errors import UserError
 from fer.methods.core.explain import pooled_features
-from fer.reports.figures.style import COLOURS, MARKERS, wrapped
+from fer.reports.figures.style import COLORS, MARKERS, wrap
 from fer.runs.run_folder import RunFolder
 from fer.training.finished_run import trained
 from fer.training.kept_config import ReadingOptions
@@ -82,7 +82,7 @@ def in_the_plane(features: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def features_figure(found: Embedding, class_names: Sequence[str], title: str) -> Figure:
-    """The same points twice, coloured by given and by true labels; ``title`` says what was trained."""
+    """The same points twice, colored by given and by true labels; ``title`` says what was trained."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7.2, 4.1), layout="constrained")
@@ -91,17 +91,17 @@ def features_figure(found: Embedding, class_names: Sequence[str], title: str) ->
     handles = {}
     for axes, labels, name in zip(panels, (found.given, found.clean), ("given labels", "true labels"), strict=True):
         for label in np.bincount(labels, minlength=len(class_names)).argsort()[::-1]:  # small classes lie on top
-            # A class's colour and marker together are its own, up to 49 classes.
-            colour, marker = COLOURS[label % len(COLOURS)], MARKERS[(label + label // len(COLOURS)) % len(MARKERS)]
+            # A class's color and marker together are its own, up to 49 classes.
+            color, marker = COLORS[label % len(COLORS)], MARKERS[(label + label // len(COLORS)) % len(MARKERS)]
             points = found.plane[labels == label]
-            handles[label] = axes.scatter(*points.T, s=size, c=colour, marker=marker, linewidths=0, alpha=0.8)
+            handles[label] = axes.scatter(*points.T, s=size, c=color, marker=marker, linewidths=0, alpha=0.8)
         axes.set_title(name, fontsize=9)
         axes.set(xticks=[], yticks=[])
         axes.spines[:].set_visible(True)
     facts = f"t-SNE of pooled features, n = {len(found.plane):,} training faces"
     if (found.given != found.clean).any():
         facts += f", {100 * (found.given != found.clean).mean():.1f} % of them with a wrong label"
-    figure.suptitle(f"{wrapped(title, 7, 8)}\n{facts}", fontsize=8, x=0.01, ha="left")
+    figure.suptitle(f"{wrap(title, 7, 8)}\n{facts}", fontsize=8, x=0.01, ha="left")
     figure.legend(
         [handles[label] for label in range(len(class_names))],
         class_names,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fer.reports.figures.style import fitted
+from fer.reports.figures.style import shorten
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -30,7 +30,7 @@ class Sheet:
     def picture(
         self, x: float, y: float, edge: float, pixels: NDArray[np.uint8], frame: str = "", thickness: float = 1.5
     ) -> None:
-        """A square picture (3, h, w), framed in a colour where one is given; ``thickness`` in points."""
+        """A square picture (3, h, w), framed in a color where one is given; ``thickness`` in points."""
         from matplotlib.patches import Rectangle
 
         self._axes.imshow(
@@ -43,15 +43,15 @@ class Sheet:
             self._axes.add_patch(Rectangle((x, y), edge, edge, fill=False, edgecolor=frame, linewidth=thickness))
 
     def bar(self, x: float, y: float, width: float, height: float, heat: str) -> None:
-        """The colours of a colour map, from left to right."""
+        """The colors of a color map, from left to right."""
         scale = np.linspace(0, 1, 256)[None]
         self._axes.imshow(scale, cmap=heat, extent=(x, x + width, y + height, y), aspect="auto")
 
     def text(self, x: float, y: float, text: str, size: float, *, width: float = np.inf, **style: Any) -> None:
         """Text of ``size`` points, cut to about ``width``, with its upper left corner at (x, y) but for ``style``."""
-        shown = text if np.isinf(width) else fitted(text, width, size)
+        shown = text if np.isinf(width) else shorten(text, width, size)
         self._axes.text(x, y, shown, **{"fontsize": size, "verticalalignment": "top", **style})
 
-    def line(self, x: float, y: float, width: float, colour: str = "black") -> None:
+    def line(self, x: float, y: float, width: float, color: str = "black") -> None:
         """A thin horizontal line."""
-        self._axes.plot([x, x + width], [y, y], color=colour, linewidth=0.6)
+        self._axes.plot([x, x + width], [y, y], color=color, linewidth=0.6)

@@ -8,13 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fer.methods.core.metrics import CALIBRATION_BINS
-from fer.reports.figures.style import COLOURS, wrapped
+from fer.reports.figures.style import COLORS, wrap
 from fer.runs.predictions import SplitTable
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_ACCURACY, _CONFIDENCE = COLOURS[5], COLOURS[1]
+_ACCURACY, _CONFIDENCE = COLORS[5], COLORS[1]
 
 
 class Reliability(NamedTuple):
@@ -81,5 +81,5 @@ def reliability_figure(split: SplitTable, title: str) -> Figure:
     lower.set(xlabel="confidence", ylabel="% of faces")
     figure.legend(loc="outside lower left", frameon=False)
     facts = f"test split, n = {len(split):,}, mean confidence {100 * confidence:.1f} %"
-    figure.suptitle("\n".join(wrapped(text, 3.4, 8) for text in (title, facts)), fontsize=8, x=0.02, ha="left")
+    figure.suptitle("\n".join(wrap(text, 3.4, 8) for text in (title, facts)), fontsize=8, x=0.02, ha="left")
     return figure

@@ -1,4 +1,4 @@
-"""How figures look and how they are written: one style, colours that everyone can tell apart, PNG and SVG."""
+"""How figures look and how they are written: one style, colors that everyone can tell apart, PNG and SVG."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from matplotlib.typing import RcKeyType
 
-# Okabe and Ito's palette, which colour-blind readers can tell apart, without its yellow, too pale on white.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+# Okabe and Ito's palette, which color-blind readers can tell apart, without its yellow, too pale on white.
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
 _WIDTH = 0.55
@@ -33,12 +33,12 @@ _STYLE: dict[RcKeyType, Any] = {
 }
 
 
-def wrapped(text: str, width: float, size: float) -> str:
+def wrap(text: str, width: float, size: float) -> str:
     """Text of ``size`` points broken into lines of about ``width`` inches."""
     return textwrap.fill(text, _characters(width, size))
 
 
-def fitted(text: str, width: float, size: float) -> str:
+def shorten(text: str, width: float, size: float) -> str:
     """Text of ``size`` points cut to about ``width`` inches."""
     most = _characters(width, size)
     return text if len(text) <= most else f"{text[: most - 1]}…"

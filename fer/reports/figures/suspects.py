@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fer.reports.figures.page import POINT, Sheet
-from fer.reports.figures.style import COLOURS, fitted
+from fer.reports.figures.style import COLORS, shorten
 from fer.runs.predictions import SplitTable
 
 if TYPE_CHECKING:
@@ -21,11 +21,11 @@ _FIRST = (50, 100)
 _COLUMNS = 8
 _FACE, _GAP, _SIZE, _MARGIN, _HEAD = 0.82, 0.1, 6.5, 0.1, 0.81
 """Inches, and points of the captions."""
-_WRONG, _OTHER = COLOURS[1], "#888888"
+_WRONG, _OTHER = COLORS[1], "#888888"
 
 
 def suspects(train: SplitTable) -> NDArray[np.int64]:
-    """Positions of the samples that are not predicted as labelled, the most confident first."""
+    """Positions of the samples that are not predicted as labeled, the most confident first."""
     contradicted = np.flatnonzero(train.predicted != train.given)
     return contradicted[np.argsort(-train.confidence[contradicted], kind="stable")]
 
@@ -55,7 +55,7 @@ def precision(train: SplitTable) -> str:
 
 
 def suspects_figure(train: SplitTable, faces: NDArray[np.uint8], title: str, epoch: str) -> Figure:
-    """A contact sheet of the first suspects; frames in colour and a cross mark those whose label is wrong indeed.
+    """A contact sheet of the first suspects; frames in color and a cross mark those whose label is wrong indeed.
 
     Args:
         train: the training split.
@@ -82,11 +82,11 @@ def suspects_figure(train: SplitTable, faces: NDArray[np.uint8], title: str, epo
         is_wrong = knows and train.given[at] != train.clean[at]
         sheet.picture(x, y, _FACE, faces[place], _WRONG if is_wrong else _OTHER, 2.0 if is_wrong else 0.5)
         clean, given, predicted = (
-            fitted(train.class_names[label[at]], _FACE - 0.2, _SIZE)
+            shorten(train.class_names[label[at]], _FACE - 0.2, _SIZE)
             for label in (train.clean, train.given, train.predicted)
         )
         lines = [(f"✗ {given}", _WRONG) if is_wrong else (given, "black")]
         lines += [(text, "black") for text in (f"{predicted} {train.confidence[at]:.2f}", *([clean] if knows else []))]
-        for number, (text, colour) in enumerate(lines):
-            sheet.text(x, y + _FACE + 0.03 + number * line, text, _SIZE, color=colour)
+        for number, (text, color) in enumerate(lines):
+            sheet.text(x, y + _FACE + 0.03 + number * line, text, _SIZE, color=color)
     return sheet.figure

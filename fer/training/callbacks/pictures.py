@@ -164,7 +164,7 @@ def _show_views(trainer: L.Trainer, method: Method) -> None:
     for draw in range(_DRAWS_OF_VIEWS):
         made = method.make_views(batch.image.to(method.device))
         views = (made,) if isinstance(made, Tensor) else made
-        tiles += [resize(method.augmentation.denormalise(view).cpu(), _TILE) for view in views]
+        tiles += [resize(method.augmentation.denormalize(view).cpu(), _TILE) for view in views]
         column_names += [f"draw {draw + 1}\nview {number + 1}" for number in range(len(views))]
     names = [method.class_names[label] for label in batch.label.tolist()]
     new_groups = range(1, len(tiles), len(tiles) // _DRAWS_OF_VIEWS)
@@ -206,11 +206,11 @@ def _caption(clean: int, given: int, probabilities: NDArray[np.float32], class_n
         lines.append(f"label: {class_names[given]}")
     lines.append(f"predicted: {class_names[predicted]}, {100 * probabilities[predicted]:.0f} %")
     if given != clean and predicted in (clean, given):
-        lines.append("recovered" if predicted == clean else "memorised")
+        lines.append("recovered" if predicted == clean else "memorized")
     return "\n".join(lines)
 
 
 def _words_to_come(class_names: tuple[str, ...]) -> list[str]:
     """What captions may say after training that they do not say before."""
     predicted = [f"{name}," for name in class_names]
-    return [*predicted, *map(str, range(101)), "recovered", "memorised"]
+    return [*predicted, *map(str, range(101)), "recovered", "memorized"]

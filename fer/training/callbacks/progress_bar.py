@@ -53,7 +53,7 @@ def _clock(seconds: float) -> str:
 class EpochBar(RichProgressBar):
     """Lightning's rich bar of the running epoch with the newest loss and the time that the run has left.
 
-    The loss is read at the steps that are logged; at every step this would cost a synchronisation with the device.
+    The loss is read at the steps that are logged; at every step this would cost a synchronization with the device.
     """
 
     def __init__(self) -> None:

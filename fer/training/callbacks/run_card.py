@@ -16,7 +16,7 @@ _CHARTS = {
         "recall of every class": ["(test|holdout)/recall/.*"],
     },
     "training": {
-        "wrong labels memorised and recovered": ["train/(memorized|recovered)$"],
+        "wrong labels memorized and recovered": ["train/(memorized|recovered)$"],
         "accuracy against given and true labels": ["train/acc(_clean)?$"],
         "loss and its weighted parts": ["train/loss$", "train/loss_cls$", "train/loss_consistency_weighted$"],
     },

@@ -25,7 +25,7 @@ _NONE = "·"
 """In a cell without samples."""
 _LARGEST_MATRIX = 560
 _FULL = np.array([8, 48, 107])
-"""Colour of a share of 1; a share of 0 is white."""
+"""Color of a share of 1; a share of 0 is white."""
 
 Pixels = NDArray[np.uint8]
 """RGB (h, w, 3)."""
@@ -53,15 +53,15 @@ def rows_of_images(
     for column, (name, x) in enumerate(zip(column_names, offsets, strict=True)):
         _write(picture, x, _GAP, name)
         tiles = in_rows[:, :height, x : x + width]
-        for colour in range(3):  # one after the other: numpy would copy three bytes at a time
-            tiles[..., colour] = images[:, column, colour]
+        for color in range(3):  # one after the other: numpy would copy three bytes at a time
+            tiles[..., color] = images[:, column, color]
     for row, name in enumerate(row_names):
         _write(picture, _GAP, top + row * (height + _GAP), name)
     return picture
 
 
 def confusion_matrix(counts: NDArray[np.int64], class_names: Sequence[str], title: str) -> Pixels:
-    """Rows are labels, columns predictions; a cell shows and is coloured by its share of the row, in percent.
+    """Rows are labels, columns predictions; a cell shows and is colored by its share of the row, in percent.
 
     Args:
         counts: (K, K) of label and prediction. A row without samples stays white.
@@ -86,7 +86,7 @@ def confusion_matrix(counts: NDArray[np.int64], class_names: Sequence[str], titl
     _write(picture, side, 2 * _GAP + _line_height(), "predicted")
     _write(picture, _GAP, top - _line_height() - _GAP, "label")
     if not is_numbered:
-        matrix[:] = _colours(percents).repeat(cell, 0).repeat(cell, 1)
+        matrix[:] = _colors(percents).repeat(cell, 0).repeat(cell, 1)
         return picture
     for row, name in enumerate(names):
         middle = row * cell + cell // 2
@@ -132,10 +132,10 @@ def _line(text: str) -> Pixels:
     return line
 
 
-def _colours(percents: NDArray[np.int64]) -> Pixels:
+def _colors(percents: NDArray[np.int64]) -> Pixels:
     """RGB (..., 3) of shares of a row."""
-    colours: Pixels = np.rint(255 + percents[..., None] / 100 * (_FULL - 255)).astype(np.uint8)
-    return colours
+    colors: Pixels = np.rint(255 + percents[..., None] / 100 * (_FULL - 255)).astype(np.uint8)
+    return colors
 
 
 @lru_cache(1024)
@@ -147,7 +147,7 @@ def _word(text: str) -> Pixels:
 
 @lru_cache(1024)
 def _numbered_cell(number: str, percent: int) -> Pixels:
-    red, green, blue = _colours(np.array(percent)).tolist()
+    red, green, blue = _colors(np.array(percent)).tolist()
     cell = Image.new("RGB", (_CELL, _CELL), (red, green, blue))
     ink = "white" if percent > 50 else _TEXT
     ImageDraw.Draw(cell).text((_CELL // 2, _CELL // 2), number, ink, _font(), anchor="mm")
