@@ -29,7 +29,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,7 @@ from fer.files.terminal import log_to_terminal
 from fer.launch.malloc import give_back_freed_memory, keep_freed_memory
 from fer.launch.run_job import resolve
 from fer.runs.run_folder import RunFolder
+from fer.training.build import build_method
 from fer.training.callbacks.finite_losses import StepLosses
 from fer.training.callbacks.seeding import Seeding
 from fer.training.experiment import Experiment, build
@@ -215,8 +216,18 @@ def our_contestant(name: str, experiment: Experiment, meter: Meter, untimed: int
 
 
 def our_experiment(overrides: Sequence[str], folder: Path) -> Experiment:
+    """Build a run that can train, but neither logs nor writes checkpoints."""
     config = resolve(compose([*overrides]), {})
-    return build(config, RunFolder(folder), for_training=False)
+    experiment = build(config, RunFolder(folder), for_training=False)
+    train = experiment.datamodule.train
+    method = build_method(
+        config,
+        experiment.datamodule.table.class_names,
+        torch.from_numpy(train.given),
+        labels_are_clean=train.labels_are_clean,
+        for_training=True,
+    )
+    return replace(experiment, method=method)
 
 
 def difference_of_losses(experiment: Experiment, depth: int, device: torch.device) -> float:
