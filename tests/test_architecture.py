@@ -23,7 +23,7 @@ FLOORS: tuple[dict[str, tuple[str, ...]], ...] = (
         "inference": ("training", "methods", "data", "models", "runs", "views"),
     },
     {"training": ("methods", "data", "models", "runs", "config", "views")},
-    {"methods": ("models", "views"), "data": ("views",)},
+    {"methods": ("models", "views"), "data": ("runs", "views")},
     {"models": (), "views": (), "runs": (), "config": ()},
     {"files": ()},
 )

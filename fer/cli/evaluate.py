@@ -15,6 +15,7 @@ from fer.config.quoting import quote_paths
 from fer.errors import ConfigError
 from fer.files.terminal import log_to_terminal, report_errors, say
 from fer.files.visible_text import visible_name
+from fer.runs.protocol import protocol_named
 from fer.runs.run_folder import RunFolder, RunFolderError
 
 _LARGEST = 1e9
@@ -49,7 +50,7 @@ def _evaluate(cfg: DictConfig) -> None:
 
 def _recorded(folder: RunFolder, result: Mapping[str, Any], protocol: str) -> Mapping[str, Any]:
     """Pick the metrics that a test of the run's checkpoint should find again."""
-    recorded = result.get("last_epoch" if protocol == "last5" else "metrics")
+    recorded = protocol_named(protocol).metrics_of_checkpoint(result)
     if not isinstance(recorded, Mapping):
         raise RunFolderError(f"{folder.result_file} is no run's result; restore it, or train again")
     return recorded

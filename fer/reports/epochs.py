@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-from fer.runs.protocol import LAST_EPOCHS
+from fer.runs.protocol import LAST_EPOCHS, PROTOCOLS
 
 _SELECTED = "selected on held-out training samples"
 
@@ -34,11 +34,11 @@ def read_epochs(result: Mapping[str, Any]) -> RunEpochs:
 def epochs_of_results(protocol: str, runs: Iterable[RunEpochs]) -> str:
     """Say over which epochs the results of runs under one protocol are: ``mean of the last 5 epochs``."""
     runs = list(runs)
-    if protocol == "holdout":
+    if protocol not in PROTOCOLS:
+        return ""
+    if PROTOCOLS[protocol].selects:
         selected = _span(run.selected for run in runs)
         return f"test of the epoch {_SELECTED}" + (f" ({selected})" if selected else "")
-    if protocol != "last5":
-        return ""
     known = [run for run in runs if run.averaged]
     counts = _span(run.averaged for run in known) or str(LAST_EPOCHS)
     if not known or any(run.averaged != run.trained for run in known):
@@ -49,13 +49,13 @@ def epochs_of_results(protocol: str, runs: Iterable[RunEpochs]) -> str:
 def epochs_of_networks(protocol: str, runs: Iterable[RunEpochs]) -> str:
     """Say after which epochs the networks were taken whose predictions and features a figure shows."""
     runs = list(runs)
-    is_holdout = protocol == "holdout"
-    epochs = _span(run.selected if is_holdout else run.trained for run in runs)
+    is_selected = protocol in PROTOCOLS and PROTOCOLS[protocol].selects
+    epochs = _span(run.selected if is_selected else run.trained for run in runs)
     if not epochs:
-        return f"after the epoch {_SELECTED}" if is_holdout else "after the last epoch"
+        return f"after the epoch {_SELECTED}" if is_selected else "after the last epoch"
     if epochs.isdigit():
-        return f"after epoch {epochs}, {_SELECTED if is_holdout else 'the last'}"
-    return f"after epochs {epochs}, " + (f"each {_SELECTED}" if is_holdout else "the last of each run")
+        return f"after epoch {epochs}, {_SELECTED if is_selected else 'the last'}"
+    return f"after epochs {epochs}, " + (f"each {_SELECTED}" if is_selected else "the last of each run")
 
 
 def span(numbers: Iterable[int]) -> str:

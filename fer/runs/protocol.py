@@ -1,13 +1,119 @@
-"""Which epochs make a run's result: the protocols."""
+"""Protocols: what is evaluated after every epoch, and which epochs make a run's result."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar
+
+from fer.errors import ConfigError
+from fer.runs.run_folder import RunFolder
 
 Record = Mapping[str, Any]
 
 LAST_EPOCHS = 5
+
+
+class Protocol(ABC):
+    """A way to get one result from the epochs of a run."""
+
+    name: ClassVar[str]
+    """Value of ``protocol`` in the configuration."""
+    evaluates: ClassVar[str]
+    """``test`` or ``holdout``: the samples that are evaluated after every epoch, and the prefix of their metrics."""
+    selects: ClassVar[bool]
+    """Whether an epoch is selected, by samples held out of the training set, and tested once after training."""
+
+    @abstractmethod
+    def tested_checkpoint(self, folder: RunFolder) -> Path:
+        """Name the checkpoint of the epoch that the result stands for."""
+
+    @abstractmethod
+    def headline(self, records: Sequence[Record], test: Mapping[str, float] | None) -> dict[str, Any]:
+        """Build the part of ``result.json`` that the protocol decides.
+
+        Args:
+            records: one per epoch, oldest first, at least one.
+            test: metrics of the one test after training, where an epoch is selected.
+
+        Returns:
+            ``metrics``, and which epochs they are of.
+        """
+
+    @abstractmethod
+    def metrics_of_checkpoint(self, result: Mapping[str, Any]) -> Any:
+        """Pick from a result the metrics that a test of ``tested_checkpoint`` should find again."""
+
+    def is_best(self, records: Sequence[Record]) -> bool:
+        """Tell whether the newest epoch is better than all before it by what selects."""
+        is_evaluated = bool(records) and f"{self.evaluates}/acc" in records[-1]
+        return self.selects and is_evaluated and self.best_epoch(records) == len(records) - 1
+
+    def best_epoch(self, records: Sequence[Record]) -> int:
+        """Find the earliest epoch with the best evaluated accuracy, counted from 0; -1 without records."""
+        accuracies = [record.get(f"{self.evaluates}/acc", -1.0) for record in records]
+        return accuracies.index(max(accuracies)) if accuracies else -1
+
+
+class LastEpochs(Protocol):
+    """The test after each of the last five epochs, averaged; nothing is selected (EAC's and SCN's protocol)."""
+
+    name = "last5"
+    evaluates = "test"
+    selects = False
+
+    def tested_checkpoint(self, folder: RunFolder) -> Path:
+        return folder.last_checkpoint
+
+    def headline(self, records: Sequence[Record], test: Mapping[str, float] | None) -> dict[str, Any]:
+        """Also tell what selection on the test set would have reported: ``best_test_epoch_optimistic``."""
+        last = records[-LAST_EPOCHS:]
+        best = records[self.best_epoch(records)]
+        return {
+            "metrics": mean_of(last),
+            "averaged_epochs": [record["epoch"] for record in last],
+            "best_test_epoch_optimistic": {"epoch": best["epoch"], **_with_prefix(best, "test/")},
+        }
+
+    def metrics_of_checkpoint(self, result: Mapping[str, Any]) -> Any:
+        return result.get("last_epoch")
+
+
+class Holdout(Protocol):
+    """One test, of the epoch that is best on a share of the training set with its labels as given."""
+
+    name = "holdout"
+    evaluates = "holdout"
+    selects = True
+
+    def tested_checkpoint(self, folder: RunFolder) -> Path:
+        return folder.best_checkpoint
+
+    def headline(self, records: Sequence[Record], test: Mapping[str, float] | None) -> dict[str, Any]:
+        assert test is not None
+        selected = records[self.best_epoch(records)]
+        return {
+            "metrics": dict(test),
+            "selected_epoch": {"epoch": selected["epoch"], **_with_prefix(selected, "holdout/")},
+        }
+
+    def metrics_of_checkpoint(self, result: Mapping[str, Any]) -> Any:
+        return result.get("metrics")
+
+
+PROTOCOLS: dict[str, Protocol] = {protocol.name: protocol for protocol in (LastEpochs(), Holdout())}
+
+
+def protocol_named(name: object) -> Protocol:
+    """Look a protocol up.
+
+    Raises:
+        ConfigError: there is none of that name.
+    """
+    if not isinstance(name, str) or name not in PROTOCOLS:
+        raise ConfigError(f"protocol is {name!r}; choose one of {', '.join(PROTOCOLS)}")
+    return PROTOCOLS[name]
 
 
 def run_result(
@@ -17,42 +123,30 @@ def run_result(
     memorization: Mapping[str, float],
     skipped: Mapping[str, int],
 ) -> dict[str, Any]:
-    """What ``result.json`` holds.
+    """Build what ``result.json`` holds.
 
     Args:
         config: resolved configuration.
         records: one per epoch, oldest first, at least one.
-        test: metrics of the one test under ``holdout``; ``None`` under ``last5``, where every epoch was tested.
+        test: metrics of the one test after training, where the protocol selects an epoch.
         memorization: shares of the wrong labels, measured on the finished network without augmentation.
         skipped: images of each split that were left out because they cannot be decoded.
 
     Returns:
-        ``metrics`` is the headline: under ``last5`` (EAC's and SCN's protocol) the mean over the last five epochs,
-        never a selection; under ``holdout`` the test of the epoch with the best holdout accuracy. Under ``last5``
-        ``best_test_epoch_optimistic`` is what selection on the test set would have reported.
+        ``metrics`` is the headline.
     """
-    result: dict[str, Any] = {
+    return {
         "choices": dict(config["choices"]),
         "noise_ratio": config["noise"].get("ratio"),
         "lam": config["method"].get("lam"),
         "seed": config["seed"],
         "protocol": config["protocol"],
         "epochs": len(records),
+        **protocol_named(config["protocol"]).headline(records, test),
+        "last_epoch": dict(records[-1]),
+        "after_training": dict(memorization),
+        "skipped_images": dict(skipped),
     }
-    if test is None:
-        last = records[-LAST_EPOCHS:]
-        result["metrics"] = mean_of(last)
-        result["averaged_epochs"] = [record["epoch"] for record in last]
-        best = max(records, key=lambda record: record["test/acc"])
-        result["best_test_epoch_optimistic"] = {"epoch": best["epoch"], **_with_prefix(best, "test/")}
-    else:
-        result["metrics"] = dict(test)
-        selected = max(records, key=lambda record: record["holdout/acc"])
-        result["selected_epoch"] = {"epoch": selected["epoch"], **_with_prefix(selected, "holdout/")}
-    result["last_epoch"] = dict(records[-1])
-    result["after_training"] = dict(memorization)
-    result["skipped_images"] = dict(skipped)
-    return result
 
 
 def result_row(config: Mapping[str, Any], result: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, float]]:

@@ -12,6 +12,7 @@ from fer.files.atomic import making_folder, replacing_text, write_json
 from fer.files.plain_data import PlainDataError, yaml_text
 from fer.files.regular import open_regular
 from fer.runs.event_files import copy_events
+from fer.runs.protocol import protocol_named
 from fer.runs.run_folder import RunFolder, RunFolderError
 from fer.training.build import Config
 from fer.training.checkpoints import read_checkpoint
@@ -106,9 +107,9 @@ def _check(source: RunFolder, kept: Config, made: RunFolder) -> None:
     epochs = len(made.records())
     checkpoint = _read(made.last_checkpoint, source.last_checkpoint)
     _compare(checkpoint, made, epochs - 1, source.last_checkpoint)
-    if kept["protocol"] == "holdout":
-        accuracies = [record.get("holdout/acc", -1.0) for record in made.records()]
-        best = accuracies.index(max(accuracies))
+    protocol = protocol_named(kept["protocol"])
+    if protocol.selects:
+        best = protocol.best_epoch(made.records())
         _compare(_read(made.best_checkpoint, source.best_checkpoint), made, best, source.best_checkpoint)
     if absent := sorted(_OF_A_CHECKPOINT - checkpoint.keys()):
         raise RunFolderError(f"{source.last_checkpoint} lacks {', '.join(absent)}, so no training can go on from it")

@@ -24,7 +24,7 @@ from fer.files.csv_files import write_table
 from fer.files.terminal import logging_to
 from fer.methods.core.method import Method
 from fer.models.batch_norm import synchronize_statistics
-from fer.runs.protocol import result_row, run_result
+from fer.runs.protocol import protocol_named, result_row, run_result
 from fer.runs.run_folder import RunFolder
 from fer.training import predict_splits
 from fer.training.build import Config, build_method, read_data, rehearse, unread_data
@@ -34,7 +34,7 @@ from fer.training.callbacks.progress_bar import EpochBar
 from fer.training.callbacks.seeding import Seeding
 from fer.training.callbacks.termination import SaveWhenTerminated, SignalsAsBefore, cluster_without_requeueing
 from fer.training.checkpoints import WholeCheckpoints, read_checkpoint
-from fer.training.finished_run import any_fault_named, check_data, load, tested_checkpoint
+from fer.training.finished_run import any_fault_named, check_data, load
 from fer.training.kept_config import check_data_root
 from fer.views.random_seeds import seed_everything
 
@@ -69,7 +69,7 @@ def build(config: Config, folder: RunFolder, *, for_training: bool = True) -> Ex
     datamodule = unread_data(config)
     checkpoints = WholeCheckpoints()
     if for_training:
-        callbacks = [Seeding(config["seed"]), StepLosses(), RunWriter(folder, checkpoints)]
+        callbacks = [Seeding(config["seed"]), StepLosses(), RunWriter(folder, checkpoints, datamodule.protocol)]
         callbacks += [instantiate_node(node, f"callbacks.{name}") for name, node in (config["callbacks"] or {}).items()]
         last: list[L.Callback] = [SaveWhenTerminated(folder, checkpoints)]
         logger = instantiate_node(config["logger"], "logger", save_dir=folder.path, name="tensorboard", version="")
@@ -157,7 +157,7 @@ def _end_trial(experiment: Experiment, folder: RunFolder, keys: list[str]) -> di
     if not trainer.is_global_zero:
         return None
     named = ", ".join(f"trainer.{key}={experiment.config['trainer'][key]}" for key in keys)
-    if not records or (test is None and experiment.config["protocol"] == "holdout"):
+    if not records or (test is None and experiment.datamodule.protocol.selects):
         found: dict[str, Any] = {"metrics": {}, "epochs": len(records)}
     else:
         found = run_result(experiment.config, records, test, {}, experiment.datamodule.skipped)
@@ -180,14 +180,13 @@ def evaluate(config: Config, folder: RunFolder) -> dict[str, float]:
     check_data_root(config)
     with any_fault_named(folder):
         experiment = build(config, folder, for_training=False)
-    return _test_checkpoint(experiment, tested_checkpoint(config, folder))
+    return _test_checkpoint(experiment, protocol_named(config["protocol"]).tested_checkpoint(folder))
 
 
 def _test(experiment: Experiment, folder: RunFolder) -> dict[str, float] | None:
-    """One test with the selected epoch; under ``last5`` the records hold the tests already."""
-    if experiment.config["protocol"] == "last5":
-        return None
-    return _test_checkpoint(experiment, folder.best_checkpoint)
+    """Test the selected epoch; where none is selected the records hold the tests already."""
+    protocol = experiment.datamodule.protocol
+    return _test_checkpoint(experiment, protocol.tested_checkpoint(folder)) if protocol.selects else None
 
 
 def _test_checkpoint(experiment: Experiment, checkpoint: Path) -> dict[str, float]:

@@ -19,6 +19,7 @@ from fer.files.visible_text import visible
 from fer.methods.core.method import Method
 from fer.models.weights.load import value_fault
 from fer.runs.predictions import read_class_names, read_given_labels, read_true_labels
+from fer.runs.protocol import protocol_named
 from fer.runs.run_folder import RunFolder, RunFolderError
 from fer.training.build import Config, build_data, build_method
 from fer.training.checkpoints import read_checkpoint
@@ -34,7 +35,8 @@ def trained(folder: RunFolder, device: str | torch.device = "cpu", options: Read
     """
     folder.result()
     config = read_kept_config(folder, options or ReadingOptions())
-    return filled(folder, config, tested_checkpoint(config, folder)).to(device).eval()
+    checkpoint = protocol_named(config["protocol"]).tested_checkpoint(folder)
+    return filled(folder, config, checkpoint).to(device).eval()
 
 
 def filled(folder: RunFolder, config: Config, checkpoint: Path) -> Method:
@@ -127,11 +129,6 @@ def check_data(datamodule: FaceDataModule, folder: RunFolder) -> None:
                 f"{folder.path} holds a run on other {what} than those in {datamodule.table.root}; choose another "
                 "folder with output_dir=, or restore the data"
             )
-
-
-def tested_checkpoint(config: Config, folder: RunFolder) -> Path:
-    """Name the checkpoint of the epoch that the result stands for; under ``last5`` that of the last epoch."""
-    return folder.best_checkpoint if config["protocol"] == "holdout" else folder.last_checkpoint
 
 
 def load(method: Method, checkpoint: Path) -> None:

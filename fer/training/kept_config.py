@@ -16,10 +16,10 @@ from fer.config.cache_folder import default_cache_dir
 from fer.config.known_targets import check_targets
 from fer.config.value_check import COMPILE_MODES
 from fer.data.images.decode import MAX_EDGE
-from fer.data.loading.datamodule import PROTOCOLS
 from fer.data.table import DatasetError
 from fer.errors import ConfigError
 from fer.files.visible_text import visible_name
+from fer.runs.protocol import PROTOCOLS
 from fer.runs.run_folder import RunFolder
 
 _SECTIONS = ("method", "backbone", "augment", "data", "data.reader", "noise", "trainer")
@@ -72,7 +72,7 @@ def read_kept_config(folder: RunFolder, options: ReadingOptions) -> dict[str, An
         value = _value(config, key)
         if not isinstance(value, int) or isinstance(value, bool) or not lowest <= value <= highest:
             raise ConfigError(f"{source}: {key} is {_shown(value)}; it must be a whole number of {lowest} to {highest}")
-    if config.get("protocol") not in PROTOCOLS:
+    if config.get("protocol") not in [*PROTOCOLS]:
         raise ConfigError(
             f"{source}: protocol is {_shown(config.get('protocol'))}; it must be {' or '.join(PROTOCOLS)}"
         )

@@ -17,9 +17,8 @@ from fer.data.images.store import ImageStore
 from fer.data.loading.prepare import prepare
 from fer.data.loading.samplers import RankBatches
 from fer.data.table import BoolArray, IntArray, SampleTable
+from fer.runs.protocol import protocol_named
 from fer.views.batch import Batch
-
-PROTOCOLS = ("last5", "holdout")
 
 log = logging.getLogger(__name__)
 
@@ -96,8 +95,8 @@ class FaceDataModule(L.LightningDataModule):
         cache_dir: folder of the image stores.
         image_cache: ``False`` decodes at every start and keeps the store only while this process lives.
         on_bad_image: ``error`` or ``skip``.
-        protocol: ``last5`` evaluates the test split after every epoch; ``holdout`` keeps a stratified share of the
-            training split, with its labels in force, for that.
+        protocol: name of one of ``fer.runs.protocol.PROTOCOLS``; where it selects an epoch, a stratified share of the
+            training split, with its labels in force, is held out and evaluated after every epoch.
         holdout_share: that share, in (0, 0.5].
         seed: order of the training samples and choice of the holdout.
         num_workers: processes that fetch batches; 0 = the main process.
@@ -126,8 +125,6 @@ class FaceDataModule(L.LightningDataModule):
         super().__init__()
         if train_samples is not None and train_samples < 1:
             raise ValueError(f"train_samples is {train_samples}; it must be 1 or more, or null for all")
-        if protocol not in PROTOCOLS:
-            raise ValueError(f"protocol is {protocol!r}; choose one of {', '.join(PROTOCOLS)}")
         if not 0 < holdout_share <= 0.5:
             raise ValueError(f"holdout_share is {holdout_share}; it must lie in (0, 0.5]")
         self.read = read
@@ -136,7 +133,7 @@ class FaceDataModule(L.LightningDataModule):
         self.store_size = store_size
         self.cache_dir = cache_dir if image_cache else None
         self.on_bad_image = on_bad_image
-        self.protocol = protocol
+        self.protocol = protocol_named(protocol)
         self.holdout_share = holdout_share
         self.train_samples = train_samples
         self.seed = seed
@@ -166,18 +163,18 @@ class FaceDataModule(L.LightningDataModule):
     @property
     def evaluation_name(self) -> str:
         """What is evaluated after every epoch: ``test`` or ``holdout``."""
-        return "test" if self.protocol == "last5" else "holdout"
+        return self.protocol.evaluates
 
     @property
     def evaluation_labels(self) -> IntArray:
-        """Of what is evaluated after every epoch."""
-        return self.train.given[self.holdout_rows] if self.protocol == "holdout" else self.test.given
+        """Labels of the split that is evaluated after every epoch."""
+        return self.train.given[self.holdout_rows] if self.protocol.selects else self.test.given
 
     def train_dataloader(self) -> DataLoader[Batch]:
         return self._loader(self.train, self.fit_rows, shuffle_seed=self.seed)
 
     def val_dataloader(self) -> DataLoader[Batch]:
-        if self.protocol == "holdout":
+        if self.protocol.selects:
             return self._loader(self.train, self.holdout_rows)
         return self.test_dataloader()
 
@@ -203,7 +200,7 @@ class FaceDataModule(L.LightningDataModule):
     def _split_holdout(self) -> tuple[IntArray, IntArray]:
         """Positions in the training split to train on and to hold out."""
         everything = np.arange(len(self.train))
-        if self.protocol == "last5":
+        if not self.protocol.selects:
             return everything, everything[:0]
         generator = np.random.default_rng([self.seed, len(everything)])
         held = []

@@ -15,6 +15,7 @@ from lightning.pytorch.callbacks import Checkpoint
 
 from fer.errors import TrainingError
 from fer.methods.core.method import Method
+from fer.runs.protocol import Protocol
 from fer.runs.run_folder import RunFolder
 from fer.training.callbacks.progress_bar import epoch_line, epochs_behind
 from fer.training.checkpoints import WholeCheckpoints, copy_checkpoint
@@ -34,12 +35,13 @@ class RunWriter(Checkpoint):
     """Appends to ``records.jsonl``, then replaces ``checkpoints/last.ckpt``, both after every epoch.
 
     The record comes first: a crash between the two leaves a record too many, which the resumed run drops and writes
-    again. Under the holdout protocol ``best.ckpt`` keeps the earliest epoch with the best ``holdout/acc``.
+    again. Where the protocol selects an epoch, ``best.ckpt`` keeps the earliest of the best ones.
     (A ``Checkpoint``, because Lightning calls these after the method has completed its record.)
     """
 
-    def __init__(self, folder: RunFolder, checkpoints: WholeCheckpoints) -> None:
+    def __init__(self, folder: RunFolder, checkpoints: WholeCheckpoints, protocol: Protocol) -> None:
         self.folder = folder
+        self.protocol = protocol
         self.checkpoints = checkpoints
         self._started = self._epoch_started = time.perf_counter()
         self._behind = 0.0
@@ -92,9 +94,8 @@ class RunWriter(Checkpoint):
                 self._keep_best()
 
     def _keep_best(self) -> None:
-        """Copy the checkpoint of the newest epoch if no earlier one was as good on the samples held out."""
-        accuracies = [record["holdout/acc"] for record in self.folder.records() if "holdout/acc" in record]
-        if accuracies and accuracies.index(max(accuracies)) == len(accuracies) - 1:
+        """Copy the checkpoint of the newest epoch if no earlier one was as good by what selects."""
+        if self.protocol.is_best(self.folder.records()):
             copy_checkpoint(self.folder.last_checkpoint, self.folder.best_checkpoint)
 
     def _costs(self, trainer: L.Trainer, seconds: float) -> dict[str, float]:
