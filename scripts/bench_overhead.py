@@ -22,6 +22,7 @@ import lightning.pytorch as L
 import torch
 
 from fer.config.compose import compose
+from fer.config.settings import read_settings
 from fer.launch.run_job import resolve
 from fer.runs.run_folder import RunFolder
 from fer.training.experiment import Experiment, build
@@ -55,7 +56,7 @@ class EpochClock(L.Callback):
 
 def experiment_of(overrides: Sequence[str], folder: Path) -> Experiment:
     (folder / "checkpoints").mkdir(parents=True)
-    return build(resolve(compose([*SMALL, *overrides]), {}), RunFolder(folder))
+    return build(read_settings(resolve(compose([*SMALL, *overrides]), {})), RunFolder(folder))
 
 
 def plain_loop(experiment: Experiment, steps: int) -> float:

@@ -21,6 +21,7 @@ from typing import Any
 import torch
 
 from fer.config.compose import compose
+from fer.config.settings import read_settings
 from fer.files.terminal import log_to_terminal
 from fer.launch.malloc import keep_freed_memory
 from fer.launch.run_job import resolve
@@ -53,7 +54,7 @@ def waits_and_epochs(
         "trainer.enable_progress_bar=false",
         "callbacks=none",
     ]
-    experiment = build(resolve(compose([*settings, *overrides]), {}), folder)
+    experiment = build(read_settings(resolve(compose([*settings, *overrides]), {})), folder)
     pictures = TimedPictures(epochs)
     experiment.trainer.callbacks.insert(0, pictures)  # type: ignore[attr-defined]
     experiment.trainer.fit(experiment.method, datamodule=experiment.datamodule)

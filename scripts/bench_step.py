@@ -39,6 +39,7 @@ from reference_recipe import ReferenceFaces, ReferenceNetwork, ReferenceTraining
 from torch.utils.flop_counter import FlopCounterMode
 
 from fer.config.compose import compose
+from fer.config.settings import read_settings
 from fer.files.terminal import log_to_terminal
 from fer.launch.malloc import give_back_freed_memory, keep_freed_memory
 from fer.launch.run_job import resolve
@@ -198,7 +199,7 @@ def our_contestant(name: str, experiment: Experiment, meter: Meter, untimed: int
         return (meter.now() - asked) / number
 
     def run(steps: int) -> Turn:
-        options = experiment.config["trainer"]
+        options = experiment.settings.trainer.node
         set_flags(deterministic=options["deterministic"], benchmark=options["benchmark"])
         keep_freed_memory()  # as fer-train does
         meter.forget_peak()
@@ -211,17 +212,19 @@ def our_contestant(name: str, experiment: Experiment, meter: Meter, untimed: int
         step_seconds = (times["end"] - times["timed from"]) / (steps - untimed)
         return Turn(times["first batch"] - times["asked"], step_seconds, seconds_for_views(), peak)
 
-    precision = torch.bfloat16 if str(experiment.config["trainer"]["precision"]).startswith("bf16") else torch.float32
+    precision = (
+        torch.bfloat16 if str(experiment.settings.trainer.node["precision"]).startswith("bf16") else torch.float32
+    )
     return Contestant(name, precision, run, clock)
 
 
 def our_experiment(overrides: Sequence[str], folder: Path) -> Experiment:
     """Build a run that can train, but neither logs nor writes checkpoints."""
-    config = resolve(compose([*overrides]), {})
-    experiment = build(config, RunFolder(folder), for_training=False)
+    settings = read_settings(resolve(compose([*overrides]), {}))
+    experiment = build(settings, RunFolder(folder), for_training=False)
     train = experiment.datamodule.train
     method = build_method(
-        config,
+        settings,
         experiment.datamodule.table.class_names,
         torch.from_numpy(train.given),
         labels_are_clean=train.labels_are_clean,

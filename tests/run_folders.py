@@ -13,7 +13,7 @@ import yaml
 
 from fer.config.compose import compose
 from fer.launch.run_job import resolve
-from fer.runs.protocol import run_result
+from fer.runs.protocol import PROTOCOLS, run_result
 
 GROUPS = {"method": "eac", "backbone": "resnet18", "data": "raf_db", "noise": "symmetric"}
 EPOCHS = 7
@@ -59,7 +59,17 @@ def _write_outcome(folder: Path, config: Mapping[str, Any], accuracy: float) -> 
         if memorization:
             record["train/memorized"] = epoch / 10 + config["seed"] / 100
         records.append(record)
-    result = run_result(config, records, None if is_last5 else _metrics("test", accuracy), memorization, {})
+    result = run_result(
+        PROTOCOLS[config["protocol"]],
+        records,
+        None if is_last5 else _metrics("test", accuracy),
+        choices=config["choices"],
+        seed=config["seed"],
+        noise_ratio=config["noise"].get("ratio"),
+        lam=config["method"].get("lam"),
+        memorization=memorization,
+        skipped={},
+    )
     (folder / "result.json").write_text(json.dumps(result))
     (folder / "records.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
 

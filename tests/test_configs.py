@@ -26,6 +26,7 @@ from test_methods import overrides_of
 
 from fer.config.compose import CONFIG_DIR, compose
 from fer.config.instantiate import instantiate_node
+from fer.config.settings import read_settings
 from fer.launch.run_job import resolve
 from fer.runs.run_folder import RunFolder
 from fer.training import experiment
@@ -109,19 +110,19 @@ def test_every_method_trains_on_two_batches_and_evaluates(method: str, overrides
     config = resolve(compose([*overrides, *overrides_of(method), *short]), {**CHOICES, "method": method})
     folder = RunFolder(tmp_path / "run")
     folder.open(config, [])
-    result = experiment.train(config, folder)
+    result = experiment.train(read_settings(config), folder)
 
     checkpoint = torch.load(folder.last_checkpoint, map_location="cpu", weights_only=True)
     settings = {key: value for key, value in config["method"].items() if key != "_target_"}
     assert dict(checkpoint.get("hyper_parameters", {})) == settings
-    untrained = experiment.build(config, folder, for_training=False).method.state_dict()
-    method_of_run = experiment.build(config, folder, for_training=False).method
+    untrained = experiment.build(read_settings(config), folder, for_training=False).method.state_dict()
+    method_of_run = experiment.build(read_settings(config), folder, for_training=False).method
     trained = [name for name, parameter in method_of_run.named_parameters() if parameter.requires_grad]
     assert "network.backbone.conv1.weight" in trained
     assert [name for name in trained if torch.equal(checkpoint["state_dict"][name], untrained[name])] == []
     (record,) = folder.records()
     assert 0 < record["train/loss"] < float("inf") and 0 <= result["metrics"]["test/acc"] <= 1
-    tested = experiment.evaluate(config, folder)
+    tested = experiment.evaluate(read_settings(config), folder)
     assert tested == {key: record[key] for key in tested} and "test/macro_acc" in tested
 
 

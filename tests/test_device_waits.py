@@ -12,6 +12,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fer.config.compose import compose
+from fer.config.settings import read_settings
 from fer.launch.run_job import resolve
 from fer.runs.run_folder import RunFolder
 from fer.training import experiment
@@ -75,7 +76,7 @@ def test_steps_wait_only_where_they_log_and_at_the_end_of_an_epoch(method: str, 
         "optim.optimizer.fused=true",  # on a CPU the unfused one reads its step counters, which lie there on GPUs too
     ]  # fmt: skip
     (tmp_path / "checkpoints").mkdir()
-    built = experiment.build(resolve(compose(overrides), {}), RunFolder(tmp_path))
+    built = experiment.build(read_settings(resolve(compose(overrides), {})), RunFolder(tmp_path))
     watch = Watch()
     built.trainer.callbacks.append(watch)
     built.trainer.fit(built.method, datamodule=built.datamodule)

@@ -27,6 +27,7 @@ from test_storage_faults import LAST, lift_limit, room_for
 from torch import Tensor
 
 from fer.config.compose import compose
+from fer.config.settings import read_settings
 from fer.errors import RunFailed, TrainingError
 from fer.launch import run_job
 from fer.runs.cams import read_cam_records
@@ -130,7 +131,7 @@ def test_without_synchronized_statistics_all_ranks_evaluate_as_the_checkpoint_do
     config = folder.config()
     config["trainer"]["devices"] = 1
     recorded = {key: value for key, value in records(folder)[-1].items() if key.startswith("test/")}
-    assert experiment.evaluate(config, folder) == pytest.approx(recorded, abs=1e-6)
+    assert experiment.evaluate(read_settings(config), folder) == pytest.approx(recorded, abs=1e-6)
 
 
 def test_pictures_are_those_of_one_device(train_on: TrainOn) -> None:
@@ -152,7 +153,9 @@ def pictures(folder: RunFolder, tag: str) -> list[tuple[int, bytes]]:
 
 
 def start_method_of_workers(overrides: list[str], folder: Path) -> str:
-    built = experiment.build(run_job.resolve(compose(overrides), CHOICES), RunFolder(folder), for_training=False)
+    built = experiment.build(
+        read_settings(run_job.resolve(compose(overrides), CHOICES)), RunFolder(folder), for_training=False
+    )
     loader = built.datamodule.train_dataloader()
     assert loader.num_workers == 2
     return str(loader.multiprocessing_context.get_start_method())
@@ -191,7 +194,7 @@ def evaluation(path: Path, batch_size: int) -> tuple[dict[str, float], Tensor]:
     folder = RunFolder(path)
     config = folder.config() | {"batch_size": batch_size}
     config["trainer"]["devices"] = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
-    built = experiment.build(config, folder, for_training=False)
+    built = experiment.build(read_settings(config), folder, for_training=False)
     built.method.load_state_dict(weights(folder))
     built.method.evaluation_name = "test"
     built.trainer.validate(built.method, built.datamodule.test_dataloader(), verbose=False)
@@ -227,9 +230,9 @@ def test_ranks_without_a_sample_take_part(
     run = RunFolder(tmp_path / "run")
     assert [split for split, _ in files(run)] == ["test"] * 2 + ["train"] * 14
     recorded = {name: value for name, value in records(run)[0].items() if name.startswith("test/")}
-    assert experiment.evaluate({**run.config(), "trainer": {**run.config()["trainer"], "devices": 1}}, run) == (
-        pytest.approx(recorded, abs=1e-6)
-    )
+    assert experiment.evaluate(
+        read_settings({**run.config(), "trainer": {**run.config()["trainer"], "devices": 1}}), run
+    ) == (pytest.approx(recorded, abs=1e-6))
 
 
 # Crashes

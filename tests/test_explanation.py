@@ -14,6 +14,7 @@ from test_methods import METHODS, overrides_of
 from torch import nn
 
 from fer.config.compose import compose
+from fer.config.settings import read_settings
 from fer.errors import UserError
 from fer.launch.run_job import resolve
 from fer.methods.ce import CrossEntropy
@@ -88,7 +89,7 @@ def test_every_method_explains_what_it_evaluates(name: str, overrides: list[str]
     # A classifier of 0 has no map before training.
     more = ["method.zero_head=false"] if name == "transfer" else []
     config = resolve(compose([*overrides, *overrides_of(name), *more]), CHOICES)
-    method = experiment.build(config, RunFolder(tmp_path)).method.train()
+    method = experiment.build(read_settings(config), RunFolder(tmp_path)).method.train()
     modes = [module.training for module in method.modules()]
     view = method.augmentation.test_view(raw_images(4))
     logits, cam = explain(method, view)

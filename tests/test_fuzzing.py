@@ -30,7 +30,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from fer.config.compose import CONFIG_DIR, translate_errors
-from fer.config.value_check import check_values
+from fer.config.settings import check_for_training
 from fer.data import noise
 from fer.data.label_list import read_label_list
 from fer.data.table import DatasetError, SampleTable
@@ -318,7 +318,7 @@ def checked(config: DictConfig) -> str:
     assert isinstance(folder, str)
     with open_dict(config):
         del config["hydra"]
-    check_values(run_job.resolve(config, choices), ranks_exist=False)
+    check_for_training(run_job.resolve(config, choices), ranks_exist=False)
     return "accepted"
 
 

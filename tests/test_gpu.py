@@ -12,6 +12,7 @@ from conftest import CHOICES
 from test_device_waits import Watch
 
 from fer.config.compose import CONFIG_DIR, compose
+from fer.config.settings import read_settings
 from fer.launch import run_job
 from fer.launch.run_job import resolve
 from fer.runs.run_folder import RunFolder
@@ -56,7 +57,7 @@ def test_steps_do_not_wait_for_the_gpu(method: str, tmp_path: Path) -> None:
         f"cache_dir={tmp_path}",
     ]  # fmt: skip
     (tmp_path / "checkpoints").mkdir()
-    built = experiment.build(resolve(compose(overrides), {}), RunFolder(tmp_path))
+    built = experiment.build(read_settings(resolve(compose(overrides), {})), RunFolder(tmp_path))
     watch = WatchGpu()
     built.trainer.callbacks.append(watch)
     built.trainer.fit(built.method, datamodule=built.datamodule)
@@ -95,7 +96,7 @@ def test_loss_and_gradients_are_those_of_the_cpu(method: str, overrides: list[st
     found = []
     for accelerator in ("cpu", "gpu"):
         config = resolve(compose([*overrides, *GPU[1:], *more, f"trainer.accelerator={accelerator}"]), {})
-        built = experiment.build(config, RunFolder(tmp_path), for_training=False)
+        built = experiment.build(read_settings(config), RunFolder(tmp_path), for_training=False)
         device = built.trainer.strategy.root_device
         method_there = built.method.to(device).train()
         batch = Batch(*(tensor.to(device) for tensor in next(iter(built.datamodule.train_dataloader()))))

@@ -20,6 +20,7 @@ from tensorboard.compat.tensorflow_stub import pywrap_tensorflow
 from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 from test_resume import PowerCut, assert_same_outcome
 
+from fer.config.settings import read_settings
 from fer.errors import ConfigError
 from fer.methods.core.explain import explain, pooled_features
 from fer.runs.cams import read_cam_records
@@ -154,7 +155,9 @@ def test_the_projector_has_features_labels_and_thumbnails(train: Train, tmp_path
     assert [state for *_, state in labels] == ["right" if given == clean else "wrong" for given, clean in chosen]
 
     method = trained(run)
-    batch = experiment.build(run.config(), run, for_training=False).datamodule.train.__getitems__(positions)
+    batch = experiment.build(read_settings(run.config()), run, for_training=False).datamodule.train.__getitems__(
+        positions
+    )
     expected = pooled_features(method, method.augmentation.test_view(batch.image))
     written = np.loadtxt(folder / "tensors.tsv", delimiter="\t")
     np.testing.assert_allclose(written, expected / expected.std(), atol=1e-3)
@@ -255,7 +258,7 @@ def test_faces_that_are_held_out_are_not_shown_as_trained(train: Train, tmp_path
     train(folder.path, "protocol=holdout", "holdout_share=0.5", "trainer.max_epochs=1")
     assert warnings(folder.path) == []
     assert steps(folder.path).keys() == {"views", "confusion/holdout", "cam/test", "cam/wrong_labels"}
-    data = experiment.build(folder.config(), folder, for_training=False).datamodule
+    data = experiment.build(read_settings(folder.config()), folder, for_training=False).datamodule
     trained = {data.table.file_names[row] for row in data.train.rows[data.fit_rows]}
     (record,) = read_cam_records(folder).values()
     shown = set(record.file[record.split == "train"])

@@ -12,6 +12,7 @@ from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from torch.distributed.launcher import api
 
+from fer.config.settings import Settings, read_settings
 from fer.errors import ConfigError, RunFailed, TrainingError
 from fer.launch.workers import in_one_line, is_first_rank, ranks_exist, train_in_workers, train_rank
 from fer.runs.run_folder import RunFolder
@@ -22,9 +23,16 @@ pytestmark = pytest.mark.measured
 HANDLED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
 
-def config(devices: int = 1) -> dict[str, Any]:
-    trainer = {"accelerator": "cpu", "devices": devices, "num_nodes": 1}
-    return {"trainer": trainer, "launch": {"max_restarts": 0}}
+def settings(devices: int = 1) -> Settings:
+    node = {"_target_": "x"}
+    return read_settings(
+        {
+            "trainer": {"accelerator": "cpu", "devices": devices, "num_nodes": 1}, "launch": {"max_restarts": 0},
+            "seed": 0, "protocol": "last5", "batch_size": 2, "channels_last": False, "compile": False, "cache_dir": "x",
+            "data": {"reader": node, "store_size": 8, "on_bad_image": "error"}, "method": node, "backbone": node,
+            "augment": node, "noise": None,
+        }
+    )  # fmt: skip
 
 
 @pytest.fixture
@@ -46,14 +54,14 @@ def ending(monkeypatch: pytest.MonkeyPatch) -> Any:
 def test_errors_that_every_rank_meets_alike_are_returned(ending: Any, tmp_path: Path) -> None:
     error = ConfigError("method.lam is -1")
     ending(error)
-    assert train_rank(config(), tmp_path) is error
+    assert train_rank(settings(), tmp_path) is error
     assert not RunFolder(tmp_path).error_file.exists(), "who called decides"
 
 
 def test_other_errors_are_left_in_the_folder(ending: Any, tmp_path: Path) -> None:
     ending(ZeroDivisionError("of all\n things"))
     with pytest.raises(ZeroDivisionError):
-        train_rank(config(), tmp_path)
+        train_rank(settings(), tmp_path)
     folder = RunFolder(tmp_path)
     assert folder.state == "failed" and folder.error() == "ZeroDivisionError: of all things"
     assert "Traceback (most recent call last)" in folder.error_file.read_text()
@@ -61,13 +69,13 @@ def test_other_errors_are_left_in_the_folder(ending: Any, tmp_path: Path) -> Non
 
 def test_a_full_disk_is_explained_where_no_other_rank_waits(ending: Any, tmp_path: Path) -> None:
     ending(OSError(errno.ENOSPC, "No space left on device"))
-    outcome = train_rank(config(), tmp_path)
+    outcome = train_rank(settings(), tmp_path)
     assert isinstance(outcome, TrainingError) and "No space left on device; make room" in str(outcome)
     with pytest.raises(OSError, match="No space left"):
-        train_rank(config(devices=2), tmp_path)
+        train_rank(settings(devices=2), tmp_path)
     ending(OSError(errno.ECONNRESET, "Connection reset"))
     with pytest.raises(OSError, match="Connection reset"):
-        train_rank(config(), tmp_path)
+        train_rank(settings(), tmp_path)
 
 
 def test_ctrl_c_stays_what_it_is(monkeypatch: pytest.MonkeyPatch, ending: Any, tmp_path: Path) -> None:
@@ -79,10 +87,10 @@ def test_ctrl_c_stays_what_it_is(monkeypatch: pytest.MonkeyPatch, ending: Any, t
 
     monkeypatch.setattr(experiment, "train", stopped_by_lightning)
     with pytest.raises(KeyboardInterrupt):
-        train_rank(config(), tmp_path)
+        train_rank(settings(), tmp_path)
     ending(SystemExit(143))
     with pytest.raises(SystemExit, match="143"):
-        train_rank(config(), tmp_path)
+        train_rank(settings(), tmp_path)
     assert not RunFolder(tmp_path).error_file.exists()
 
 
@@ -90,7 +98,7 @@ def test_a_finished_run_is_not_trained_again(ending: Any, tmp_path: Path) -> Non
     ending(AssertionError("trained"))
     folder = RunFolder(tmp_path)
     folder.write_result({"metrics": {}})
-    assert train_rank(config(), tmp_path) == {"metrics": {}}
+    assert train_rank(settings(), tmp_path) == {"metrics": {}}
 
 
 @pytest.mark.parametrize(
@@ -119,7 +127,7 @@ def test_later_ranks_neither_lock_nor_skip(monkeypatch: pytest.MonkeyPatch, tmp_
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setattr(experiment, "train", lambda *_: None)
     RunFolder(tmp_path).write_result({})
-    assert train_rank(config(devices=2), tmp_path) is None
+    assert train_rank(settings(devices=2), tmp_path) is None
     assert not RunFolder(tmp_path).lock_file.exists()
 
 
@@ -161,10 +169,10 @@ def failed(rank: int, exit_status: int) -> ChildFailedError:
 
 def test_the_result_is_the_first_rank_s(agent: Any, tmp_path: Path) -> None:
     agent({"metrics": {}})
-    assert train_in_workers(config(devices=2), RunFolder(tmp_path)) == {"metrics": {}}
+    assert train_in_workers(settings(devices=2), RunFolder(tmp_path)) == {"metrics": {}}
     agent(ConfigError("method.lam is -1"))
     with pytest.raises(ConfigError, match="lam is -1"):
-        train_in_workers(config(devices=2), RunFolder(tmp_path))
+        train_in_workers(settings(devices=2), RunFolder(tmp_path))
 
 
 def test_the_rank_that_failed_first_is_named(agent: Any, tmp_path: Path) -> None:
@@ -172,22 +180,22 @@ def test_the_rank_that_failed_first_is_named(agent: Any, tmp_path: Path) -> None
     folder.add_error("RuntimeError: connection closed by peer", "")
     agent(failed(rank=1, exit_status=-signal.SIGKILL))
     with pytest.raises(RunFailed, match="rank 1 ended with SIGKILL"):
-        train_in_workers(config(devices=2), folder)
+        train_in_workers(settings(devices=2), folder)
     folder.forget_error()
     agent(failed(rank=0, exit_status=3))
     with pytest.raises(RunFailed, match="rank 0 ended with exit status 3"):
-        train_in_workers(config(devices=2), folder)
+        train_in_workers(settings(devices=2), folder)
     folder.forget_error()
     folder.add_error("ZeroDivisionError: of all things", "its traceback")
     with pytest.raises(RunFailed, match="ZeroDivisionError: of all things"):
-        train_in_workers(config(devices=2), folder)
+        train_in_workers(settings(devices=2), folder)
 
 
 def test_signals_end_a_command_and_not_a_job(agent: Any, tmp_path: Path) -> None:
     agent(SignalException("stopped", signal.SIGINT))
     with pytest.raises(KeyboardInterrupt):
-        train_in_workers(config(devices=2), RunFolder(tmp_path))
+        train_in_workers(settings(devices=2), RunFolder(tmp_path))
     agent(SignalException("stopped", signal.SIGTERM))
     with pytest.raises(SystemExit, match="143"):
-        train_in_workers(config(devices=2), RunFolder(tmp_path))
+        train_in_workers(settings(devices=2), RunFolder(tmp_path))
     assert RunFolder(tmp_path).state == "new"

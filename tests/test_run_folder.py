@@ -17,6 +17,7 @@ from conftest import Train
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
+from fer.config.settings import read_settings
 from fer.runs.run_folder import FORMAT, RunFolder, RunFolderError
 from fer.training import experiment
 
@@ -128,7 +129,7 @@ def test_a_finished_run_tested_again_gives_the_same_numbers(
 ) -> None:
     folder = RunFolder(tmp_path / "run")
     result = train(folder.path, f"protocol={protocol}")
-    again = experiment.evaluate({**folder.config(), "batch_size": batch_size}, folder)
+    again = experiment.evaluate(read_settings({**folder.config(), "batch_size": batch_size}), folder)
     recorded = result["last_epoch"] if protocol == "last5" else result["metrics"]
     for name in TEST:
         assert again[name] == pytest.approx(recorded[name], abs=1e-6)

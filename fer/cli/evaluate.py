@@ -34,12 +34,11 @@ def _evaluate(cfg: DictConfig) -> None:
         from fer.training import experiment
         from fer.training.kept_config import ReadingOptions, read_kept_config
 
-        config = read_kept_config(folder, ReadingOptions.of(cfg))
-        config["trainer"]["accelerator"] = cfg.accelerator
+        settings = read_kept_config(folder, ReadingOptions.of(cfg)).on(cfg.accelerator)
         if cfg.batch_size is not None:
-            config["batch_size"] = cfg.batch_size
-        recorded = _recorded(folder, result, config["protocol"])
-        metrics = experiment.evaluate(config, folder)
+            settings = settings.changed(batch_size=cfg.batch_size)
+        recorded = _recorded(folder, result, settings.protocol)
+        metrics = experiment.evaluate(settings, folder)
     say(f"{'metric':24} {'now':>10} {'recorded':>10}")
     for name, value in metrics.items():
         then = recorded.get(name)

@@ -71,9 +71,9 @@ class RunModel(Model):
         self.folder = folder
         self.device = device_of(accelerator)
         self.method = trained(folder, self.device, options)
-        self._config = read_kept_config(folder, options or ReadingOptions())
+        self._settings = read_kept_config(folder, options or ReadingOptions())
         self.class_names = self.method.class_names
-        self.image_size: int = self._config["data"]["store_size"]
+        self.image_size: int = self._settings.data.store_size
 
     def face_template(self, detector: FaceDetector) -> Template:
         """Measured on the training images the first time, and kept in the run folder."""
@@ -81,7 +81,7 @@ class RunModel(Model):
         if file.is_file():
             return _read_template(file)
         try:
-            images = training_images(self._config, MOST_MEASURED)
+            images = training_images(self._settings, MOST_MEASURED)
         except (UserError, OSError) as error:
             log.warning("faces are aligned to a standard: the run's training images are not at hand (%s)", error)
             return STANDARD_TEMPLATE

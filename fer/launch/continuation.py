@@ -19,8 +19,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from fer.config.compose import CONFIG_DIR, scaled_epochs
 from fer.config.devices import devices_per_node
+from fer.config.settings import check_for_training
 from fer.config.tidy_numbers import tidy
-from fer.config.value_check import check_values
 from fer.errors import ConfigError, TrainingError, UserError
 from fer.files.plain_data import read_yaml
 from fer.files.visible_text import visible_name
@@ -83,14 +83,14 @@ def run(arguments: Sequence[str]) -> tuple[Path, Result | None]:
     if "cache_dir" in request.values:
         options = ReadingOptions(cache_dir=str(request.values["cache_dir"]), trust=request.trust)
     kept = read_kept_config(source, options)
-    config = _longer(source, kept, request)
-    target = RunFolder(target_folder(source.path, kept["seed"], request))
+    config = _longer(source, options.cache_dir, request)
+    target = RunFolder(target_folder(source.path, kept.seed, request))
     if target.path.resolve().is_relative_to(source.path.resolve()):
         raise ConfigError(f"{target.path} lies within the run that it continues; choose another output_dir=")
-    check_values(config, ranks_exist=ranks_exist())
+    settings = check_for_training(config, ranks_exist=ranks_exist())
     was_new = not target.config_file.is_file()
     if was_new:
-        check_data_root(config)
+        check_data_root(settings)
         take_over(source, kept, config, target)
         log.info("%s goes on to epoch %d in %s", source.path, request.epochs, target.path)
     else:
@@ -143,7 +143,7 @@ def _check_finished(source: RunFolder) -> None:
     )
 
 
-def _longer(source: RunFolder, kept: Mapping[str, Any], request: Request) -> dict[str, Any]:
+def _longer(source: RunFolder, cache_dir: str, request: Request) -> dict[str, Any]:
     """Make the configuration of the longer training.
 
     Raises:
@@ -172,13 +172,13 @@ def _longer(source: RunFolder, kept: Mapping[str, Any], request: Request) -> dic
     for key, value in request.values.items():
         if key in _MAY_DIFFER and key != "data.root":
             config = _with(config, key, value)
-    data = kept["data"]
+    data = config["data"]
     if "data.root" in request.values:
         root = str(Path(str(request.values["data.root"])).expanduser().absolute())
         data = {**data, "root": root, "reader": {**data["reader"], "root": root}}
     longer = _with(config, _EPOCHS, request.epochs)
     ours = read_yaml(CONFIG_DIR / "train.yaml")["unnamed_keys"]
-    return {**longer, "data": data, "cache_dir": kept["cache_dir"], "unnamed_keys": ours}
+    return {**longer, "data": data, "cache_dir": cache_dir, "unnamed_keys": ours}
 
 
 def _check_given(source: RunFolder, config: Mapping[str, Any], request: Request) -> None:

@@ -17,9 +17,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from fer.config.compose import keys_by_epochs, stated_epochs
-from fer.config.devices import devices_per_node
+from fer.config.settings import check_for_training, read_settings
 from fer.config.tidy_numbers import tidy
-from fer.config.value_check import check_values
 from fer.errors import ConfigError, TrainingError, UserError
 from fer.launch.workers import Result, in_one_line, is_first_rank, ranks_exist, train_in_workers, train_rank
 from fer.runs.run_folder import RunFolder, RunFolderError
@@ -109,16 +108,16 @@ def _bring_to_end(
     config: Mapping[str, Any], folder: RunFolder, lines: Sequence[str] = (), *, is_sweep_job: bool = False
 ) -> Result | None:
     """Refuse, skip, resume or train; ``lines`` are for the log of one that is trained."""
-    check_values(config, ranks_exist=ranks_exist())
+    settings = check_for_training(config, ranks_exist=ranks_exist())
     if folder.open(config, [*config["unnamed_keys"]]) == "done":
         log.info("%s is finished already; remove the folder to train again", folder.path)
         return _finished(config, folder)
     folder.forget_error()
     for line in lines:
         log.info("%s", line)
-    if not ranks_exist() and (is_sweep_job or devices_per_node(config["trainer"]) > 1):
-        return train_in_workers(config, folder)
-    outcome = train_rank(config, folder.path)
+    if not ranks_exist() and (is_sweep_job or settings.trainer.ranks_per_node > 1):
+        return train_in_workers(settings, folder)
+    outcome = train_rank(settings, folder.path)
     if isinstance(outcome, UserError):
         raise outcome
     return outcome
@@ -165,5 +164,5 @@ def _finished(config: Mapping[str, Any], folder: RunFolder) -> Result:
         from fer.training import build, finished_run
 
         log.info("it was trained on the data in %s; comparing", root)
-        finished_run.check_data(build.build_data(config), folder)
+        finished_run.check_data(build.build_data(read_settings(config)), folder)
     return folder.result()

@@ -25,7 +25,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from fer.config.hydra_errors import explain_mistake
-from fer.config.value_check import check_values
+from fer.config.settings import check_for_training
 from fer.errors import ConfigError, RunFailed, UserError
 from fer.files.terminal import log_to_terminal, report_errors, say
 from fer.launch import run_job, workers
@@ -64,7 +64,7 @@ class SweepWatch(Callback):
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
         with report_errors("fer-train"), _nothing_ignored():
             resolved = run_job.resolve(_without_hydra(config), config.hydra.runtime.choices)
-            check_values(resolved, ranks_exist=workers.ranks_exist())
+            check_for_training(resolved, ranks_exist=workers.ranks_exist())
             RunFolder(config.hydra.run.dir).make()
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:

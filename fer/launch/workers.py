@@ -9,7 +9,7 @@ import signal
 import time
 import traceback
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing import connection, parent_process
 from pathlib import Path
@@ -17,7 +17,7 @@ from tempfile import TemporaryDirectory
 from threading import Thread
 from typing import Any
 
-from fer.config.devices import devices_per_node, world_size
+from fer.config.settings import Settings
 from fer.errors import RunFailed, TrainingError, UserError
 from fer.files.terminal import log_to_terminal
 from fer.launch.malloc import keep_freed_memory
@@ -31,7 +31,7 @@ _MOURNING = 1.0
 that was killed and has caused it."""
 
 
-def train_rank(config: Mapping[str, Any], path: str | Path) -> Result | UserError | None:
+def train_rank(settings: Settings, path: str | Path) -> Result | UserError | None:
     """Train in this process, which is one rank or the only one.
 
     Returns:
@@ -47,9 +47,9 @@ def train_rank(config: Mapping[str, Any], path: str | Path) -> Result | UserErro
     folder = RunFolder(path)
     try:
         if not is_first_rank():
-            return experiment.train(config, folder)
+            return experiment.train(settings, folder)
         with folder.locked():
-            return folder.result() if folder.state == "done" else experiment.train(config, folder)
+            return folder.result() if folder.state == "done" else experiment.train(settings, folder)
     except UserError as error:
         return error
     except SystemExit as stop:
@@ -57,15 +57,15 @@ def train_rank(config: Mapping[str, Any], path: str | Path) -> Result | UserErro
             raise KeyboardInterrupt from None
         raise
     except Exception as error:
-        if isinstance(error, OSError) and error.errno in _OF_THE_DISK and world_size(config["trainer"]) == 1:
+        if isinstance(error, OSError) and error.errno in _OF_THE_DISK and settings.trainer.world_size == 1:
             return TrainingError(f"{error}; make room, and the same command goes on after the last whole epoch")
         folder.add_error(in_one_line(error), traceback.format_exc())
         raise
 
 
-def train_in_workers(config: Mapping[str, Any], folder: RunFolder) -> Result:
+def train_in_workers(settings: Settings, folder: RunFolder) -> Result:
     """Hand the job to one fresh process per device; ranks that crash are started again from the last checkpoint."""
-    ranks = devices_per_node(config["trainer"])
+    ranks = settings.trainer.ranks_per_node
     with _worker_environment(ranks), _signals_restored(), TemporaryDirectory(prefix="fer-ranks-") as meeting_place:
         from torch.distributed.elastic.multiprocessing.api import SignalException
         from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -83,12 +83,12 @@ def train_in_workers(config: Mapping[str, Any], folder: RunFolder) -> Result:
             rdzv_endpoint=str(Path(meeting_place, "store")),
             rdzv_configs={"store_type": "file"},
             local_addr="localhost",
-            max_restarts=config["launch"]["max_restarts"],
+            max_restarts=settings.launch.max_restarts,
             start_method="spawn",
             signals_to_handle=_signals_to_handle(),
         )
         try:
-            outcome = elastic_launch(agent, _work)(config, str(folder.path))[0]
+            outcome = elastic_launch(agent, _work)(settings, str(folder.path))[0]
         except ChildFailedError as error:
             rank, failure = error.get_first_failure()
             if failure.exitcode < 0:  # others may have written that they lost it
@@ -107,14 +107,14 @@ def train_in_workers(config: Mapping[str, Any], folder: RunFolder) -> Result:
     return result
 
 
-def _work(config: Mapping[str, Any], path: str) -> Result | UserError | None:
+def _work(settings: Settings, path: str) -> Result | UserError | None:
     """What a worker process does."""
     log_to_terminal()
     if not is_first_rank():
         logging.disable(logging.WARNING)  # one voice; errors are for all
     Thread(target=_end_with_parent, daemon=True).start()
     try:
-        return train_rank(config, path)
+        return train_rank(settings, path)
     except Exception:
         time.sleep(_MOURNING)
         raise

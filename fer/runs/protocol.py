@@ -117,18 +117,25 @@ def protocol_named(name: object) -> Protocol:
 
 
 def run_result(
-    config: Mapping[str, Any],
+    protocol: Protocol,
     records: Sequence[Record],
     test: Mapping[str, float] | None,
+    *,
+    choices: Mapping[str, str | None],
+    seed: int,
+    noise_ratio: Any,
+    lam: Any,
     memorization: Mapping[str, float],
     skipped: Mapping[str, int],
 ) -> dict[str, Any]:
     """Build what ``result.json`` holds.
 
     Args:
-        config: resolved configuration.
+        protocol: of the run.
         records: one per epoch, oldest first, at least one.
         test: metrics of the one test after training, where the protocol selects an epoch.
+        choices: chosen option of every group.
+        seed, noise_ratio, lam: settings that tables of runs show; ``None`` where there is none.
         memorization: shares of the wrong labels, measured on the finished network without augmentation.
         skipped: images of each split that were left out because they cannot be decoded.
 
@@ -136,26 +143,26 @@ def run_result(
         ``metrics`` is the headline.
     """
     return {
-        "choices": dict(config["choices"]),
-        "noise_ratio": config["noise"].get("ratio"),
-        "lam": config["method"].get("lam"),
-        "seed": config["seed"],
-        "protocol": config["protocol"],
+        "choices": dict(choices),
+        "noise_ratio": noise_ratio,
+        "lam": lam,
+        "seed": seed,
+        "protocol": protocol.name,
         "epochs": len(records),
-        **protocol_named(config["protocol"]).headline(records, test),
+        **protocol.headline(records, test),
         "last_epoch": dict(records[-1]),
         "after_training": dict(memorization),
         "skipped_images": dict(skipped),
     }
 
 
-def result_row(config: Mapping[str, Any], result: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, float]]:
-    """A run in a table of runs: its few settings that matter, and its result under ``result/<metric>``."""
+def result_row(result: Mapping[str, Any], *, lr: Any) -> tuple[dict[str, Any], dict[str, float]]:
+    """Build a run's row in a table of runs: the few settings that matter, and its result under ``result/<metric>``."""
     settings = {
         **{key: result["choices"][key] for key in ("method", "backbone", "data", "noise")},
         "noise_ratio": result["noise_ratio"],
         "lambda": result["lam"],
-        "lr": config["optim"]["lr"],
+        "lr": lr,
         "seed": result["seed"],
     }
     metrics = {name.removeprefix("test/"): value for name, value in result["metrics"].items() if "recall/" not in name}

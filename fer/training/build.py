@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from fer.config.instantiate import call_configured, instantiate_node
+from fer.config.settings import Settings
 from fer.data.loading.datamodule import FaceDataModule
 from fer.data.readers.raf_db import CLASS_NAMES
 from fer.data.table import DatasetError, SampleTable
@@ -21,15 +21,13 @@ from fer.errors import ConfigError, OtherClasses, UserError
 from fer.methods.core.method import Method, Setting
 from fer.models.network import FaceNetwork
 
-Config = Mapping[str, Any]
-
 _DATAMODULE_KEYS = (
     "cache_dir", "image_cache", "batch_size", "train_samples", "protocol", "holdout_share", "seed", "num_workers",
 )  # fmt: skip
 
 
 def build_method(
-    config: Config,
+    settings: Settings,
     class_names: tuple[str, ...],
     given_labels: Tensor,
     *,
@@ -40,7 +38,7 @@ def build_method(
     """Build the method of a configuration for a data set, freshly initialized.
 
     Args:
-        config: resolved configuration, plain containers.
+        settings: of the run.
         class_names: K names.
         given_labels: int64 (N,), those of the training samples.
         labels_are_clean, evaluation_name: see ``Setting``.
@@ -50,54 +48,54 @@ def build_method(
         ConfigError: a value does not fit; the message names it.
         WeightsError: the weights cannot be used.
     """
-    backbone = dict(config["backbone"])
+    backbone = dict(settings.backbone)
     if not for_training:
         backbone["weights"] = None
 
     def build_network() -> FaceNetwork:
         features: nn.Module = instantiate_node(backbone, "backbone", _partial_=False)
-        if config["compile"]:
-            mode = "default" if config["compile"] is True else config["compile"]
+        if settings.compile:
+            mode = "default" if settings.compile is True else settings.compile
             # A graph for any batch size would take over from that of whole batches after the first partial one.
             features.compile(mode=mode, dynamic=False)
-        return FaceNetwork(features, len(class_names), channels_last=config["channels_last"])
+        return FaceNetwork(features, len(class_names), channels_last=settings.channels_last)
 
-    optim = config["optim"] if for_training else {"optimizer": None, "scheduler": None}
+    optim = settings.optim if for_training else None
     setting = Setting(
         build_network=build_network,
-        augmentation=instantiate_node(config["augment"], "augment", _partial_=False),
-        optimizer=instantiate_node(optim["optimizer"], "optim.optimizer"),
-        scheduler=instantiate_node(optim["scheduler"], "optim.scheduler"),
+        augmentation=instantiate_node(settings.augment, "augment", _partial_=False),
+        optimizer=instantiate_node(optim.optimizer, "optim.optimizer") if optim else None,
+        scheduler=instantiate_node(optim.scheduler, "optim.scheduler") if optim else None,
         class_names=class_names,
         given_labels=given_labels,
         labels_are_clean=labels_are_clean,
         evaluation_name=evaluation_name,
     )
-    method: Method = call_configured(instantiate_node(config["method"], "method", _partial_=True), setting)
+    method: Method = call_configured(instantiate_node(settings.method, "method", _partial_=True), setting)
     return method
 
 
-def build_data(config: Config) -> FaceDataModule:
+def build_data(settings: Settings) -> FaceDataModule:
     """The data of a configuration, read and decoded.
 
     Raises:
         ConfigError, DatasetError: they are not there or cannot be used.
     """
-    datamodule = unread_data(config)
+    datamodule = unread_data(settings)
     read_data(datamodule)
     return datamodule
 
 
-def unread_data(config: Config) -> FaceDataModule:
+def unread_data(settings: Settings) -> FaceDataModule:
     module: FaceDataModule = instantiate_node(
         {
             "_target_": "fer.data.loading.datamodule.FaceDataModule",
-            "store_size": config["data"]["store_size"],
-            "on_bad_image": config["data"]["on_bad_image"],
-            **{key: config[key] for key in _DATAMODULE_KEYS if key in config},  # a kept one may be older than a key
+            "store_size": settings.data.store_size,
+            "on_bad_image": settings.data.on_bad_image,
+            **{key: getattr(settings, key) for key in _DATAMODULE_KEYS},
         },
-        read=instantiate_node(config["data"]["reader"], "data.reader", _partial_=True),
-        noise=instantiate_node(config["noise"], "noise", _partial_=True),
+        read=instantiate_node(settings.data.reader, "data.reader", _partial_=True),
+        noise=instantiate_node(settings.noise, "noise", _partial_=True),
     )
     return module
 
@@ -109,7 +107,7 @@ def read_data(datamodule: FaceDataModule) -> None:
         raise ConfigError(f"data cannot be read, or kept in cache_dir={datamodule.cache_dir}: {error}") from error
 
 
-def rehearse(config: Config) -> None:
+def rehearse(settings: Settings) -> None:
     """Build noise, method, network and optimizer once for a stand-in data set, and look at one of its feature maps.
 
     What the values alone tell is then told before data is read, which may take minutes.
@@ -128,11 +126,11 @@ def rehearse(config: Config) -> None:
     )
     # What is refused for its classes or files may fit those of the real data.
     with suppress(OtherClasses, DatasetError):
-        call_configured(instantiate_node(config["noise"], "noise"), table)
+        call_configured(instantiate_node(settings.noise, "noise"), table)
     with suppress(OtherClasses), _in_silence():
-        method = build_method(config, CLASS_NAMES, torch.arange(count), labels_are_clean=True, for_training=True)
-        _rehearse_schedule(method, config["trainer"]["max_epochs"])
-        face = torch.zeros(1, 3, config["data"]["store_size"], config["data"]["store_size"], dtype=torch.uint8)
+        method = build_method(settings, CLASS_NAMES, torch.arange(count), labels_are_clean=True, for_training=True)
+        _rehearse_schedule(method, settings.trainer.max_epochs)
+        face = torch.zeros(1, 3, settings.data.store_size, settings.data.store_size, dtype=torch.uint8)
         method.network.map_shape(method.augmentation.test_view(face).shape[-1])
 
 

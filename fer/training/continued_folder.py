@@ -8,13 +8,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from fer.config.settings import Settings
 from fer.files.atomic import making_folder, replacing_text, write_json
 from fer.files.plain_data import PlainDataError, yaml_text
 from fer.files.regular import open_regular
 from fer.runs.event_files import copy_events
 from fer.runs.protocol import protocol_named
 from fer.runs.run_folder import RunFolder, RunFolderError
-from fer.training.build import Config
 from fer.training.checkpoints import read_checkpoint
 from fer.training.finished_run import filled
 
@@ -23,14 +23,14 @@ _EVENTS = re.compile(r"events\.out\.tfevents\..+")
 _OF_A_CHECKPOINT = {"state_dict", "optimizer_states", "lr_schedulers", "loops", "callbacks", "global_step"}
 
 
-def take_over(source: RunFolder, kept: Config, config: Mapping[str, Any], target: RunFolder) -> None:
+def take_over(source: RunFolder, kept: Settings, config: Mapping[str, Any], target: RunFolder) -> None:
     """Make ``target`` what it would be if the longer training had just ended the last epoch of ``source``.
 
     Nothing is there before all is; ``source`` is only read.
 
     Args:
         source: finished run.
-        kept: its configuration, from ``read_kept_config``.
+        kept: its settings, from ``read_kept_config``.
         config: the longer training's, for ``config.yaml``.
         target: folder that is not there yet, or is empty.
 
@@ -102,18 +102,18 @@ def _origin(source: RunFolder, made: RunFolder) -> dict[str, Any]:
     return {"run": str(source.path.absolute()), "epochs": len(made.records())}
 
 
-def _check(source: RunFolder, kept: Config, made: RunFolder) -> None:
+def _check(source: RunFolder, kept: Settings, made: RunFolder) -> None:
     """Compare the copies with each other, so that nothing can change after it was looked at."""
     epochs = len(made.records())
     checkpoint = _read(made.last_checkpoint, source.last_checkpoint)
     _compare(checkpoint, made, epochs - 1, source.last_checkpoint)
-    protocol = protocol_named(kept["protocol"])
+    protocol = protocol_named(kept.protocol)
     if protocol.selects:
         best = protocol.best_epoch(made.records())
         _compare(_read(made.best_checkpoint, source.best_checkpoint), made, best, source.best_checkpoint)
     if absent := sorted(_OF_A_CHECKPOINT - checkpoint.keys()):
         raise RunFolderError(f"{source.last_checkpoint} lacks {', '.join(absent)}, so no training can go on from it")
-    settings = {key: value for key, value in kept["method"].items() if not key.startswith("_")}
+    settings = {key: value for key, value in kept.method.items() if not key.startswith("_")}
     if dict(checkpoint.get("hyper_parameters") or {}) != settings:
         raise RunFolderError(f"{source.last_checkpoint} was trained with another method than config.yaml; restore both")
     for name, state in checkpoint["callbacks"].items() if isinstance(checkpoint["callbacks"], Mapping) else ():
@@ -125,7 +125,7 @@ def _check(source: RunFolder, kept: Config, made: RunFolder) -> None:
     method = filled(source, kept, made.last_checkpoint)
     if method.follows_total_epochs:
         raise RunFolderError(
-            f"{source.path} cannot be continued: every epoch of {kept['choices'].get('method')} depends on how many "
+            f"{source.path} cannot be continued: every epoch of {kept.choices.get('method')} depends on how many "
             f"there are in all ({type(method).__name__} reads trainer.max_epochs); train anew with that number"
         )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,8 @@ import numpy as np
 import torch
 from lightning.pytorch.strategies import DDPStrategy
 
-from fer.config.devices import world_size
 from fer.config.instantiate import call_configured, instantiate_node
+from fer.config.settings import Settings
 from fer.config.trainer_keys import keys_of_a_trial
 from fer.data.loading.datamodule import FaceDataModule
 from fer.data.noise import fingerprint, labels_digest
@@ -24,10 +25,10 @@ from fer.files.csv_files import write_table
 from fer.files.terminal import logging_to
 from fer.methods.core.method import Method
 from fer.models.batch_norm import synchronize_statistics
-from fer.runs.protocol import protocol_named, result_row, run_result
+from fer.runs.protocol import Record, protocol_named, result_row, run_result
 from fer.runs.run_folder import RunFolder
 from fer.training import predict_splits
-from fer.training.build import Config, build_method, read_data, rehearse, unread_data
+from fer.training.build import build_method, read_data, rehearse, unread_data
 from fer.training.callbacks.epoch_records import RunWriter
 from fer.training.callbacks.finite_losses import StepLosses
 from fer.training.callbacks.progress_bar import EpochBar
@@ -45,17 +46,17 @@ log = logging.getLogger(__name__)
 class Experiment:
     """Everything that a configuration describes, built but not yet run."""
 
-    config: Config
+    settings: Settings
     datamodule: FaceDataModule
     method: Method
     trainer: L.Trainer
 
 
-def build(config: Config, folder: RunFolder, *, for_training: bool = True) -> Experiment:
+def build(settings: Settings, folder: RunFolder, *, for_training: bool = True) -> Experiment:
     """Build data, method and trainer.
 
     Args:
-        config: resolved configuration, plain containers.
+        settings: of the run.
         folder: where callbacks and loggers write.
         for_training: ``False`` leaves out what writes to the folder, optimizer and schedule, and loads no pretrained
             weights.
@@ -65,20 +66,20 @@ def build(config: Config, folder: RunFolder, *, for_training: bool = True) -> Ex
         DatasetError: all faults of the data set.
     """
     if for_training:
-        rehearse(config)
-    datamodule = unread_data(config)
+        rehearse(settings)
+    datamodule = unread_data(settings)
     checkpoints = WholeCheckpoints()
     if for_training:
-        callbacks = [Seeding(config["seed"]), StepLosses(), RunWriter(folder, checkpoints, datamodule.protocol)]
-        callbacks += [instantiate_node(node, f"callbacks.{name}") for name, node in (config["callbacks"] or {}).items()]
+        callbacks = [Seeding(settings.seed), StepLosses(), RunWriter(folder, checkpoints, datamodule.protocol)]
+        callbacks += [instantiate_node(node, f"callbacks.{name}") for name, node in settings.callbacks.items()]
         last: list[L.Callback] = [SaveWhenTerminated(folder, checkpoints)]
-        logger = instantiate_node(config["logger"], "logger", save_dir=folder.path, name="tensorboard", version="")
+        logger = instantiate_node(settings.logger, "logger", save_dir=folder.path, name="tensorboard", version="")
     else:
         callbacks, last, logger = [], [SignalsAsBefore()], None
-    on_terminal = config["trainer"]["enable_progress_bar"] and for_training and sys.stdout.isatty()
-    is_distributed = world_size(config["trainer"]) > 1
+    on_terminal = settings.trainer.enable_progress_bar and for_training and sys.stdout.isatty()
+    is_distributed = settings.trainer.world_size > 1
     trainer: L.Trainer = instantiate_node(
-        {**config["trainer"], "enable_progress_bar": on_terminal},
+        {**settings.trainer.node, "enable_progress_bar": on_terminal},
         "trainer",
         # Buffers hold what ranks have seen of their own samples; a broadcast at every step would overwrite it.
         strategy=DDPStrategy(broadcast_buffers=False) if is_distributed else "auto",
@@ -95,21 +96,21 @@ def build(config: Config, folder: RunFolder, *, for_training: bool = True) -> Ex
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     datamodule.trainer = trainer
     read_data(datamodule)
-    seed_everything(config["seed"])
+    seed_everything(settings.seed)
     method = build_method(
-        config,
+        settings,
         datamodule.table.class_names,
         torch.from_numpy(datamodule.train.given),
         labels_are_clean=datamodule.train.labels_are_clean,
         evaluation_name=datamodule.evaluation_name,
         for_training=for_training,
     )
-    if is_distributed and config["sync_batchnorm"]:
+    if is_distributed and settings.sync_batchnorm:
         call_configured(synchronize_statistics, method, trainer.strategy.root_device)
-    return Experiment(config, datamodule, method, trainer)
+    return Experiment(settings, datamodule, method, trainer)
 
 
-def train(config: Config, folder: RunFolder) -> dict[str, Any] | None:
+def train(settings: Settings, folder: RunFolder) -> dict[str, Any] | None:
     """Train or resume a run and test it; the first rank writes everything its folder holds and returns the result.
 
     Raises:
@@ -118,7 +119,7 @@ def train(config: Config, folder: RunFolder) -> dict[str, Any] | None:
     """
     started = time.time()
     with logging_to(folder.log_file):
-        experiment = build(config, folder)
+        experiment = build(settings, folder)
         trainer, method, datamodule = experiment.trainer, experiment.method, experiment.datamodule
         resume, done = _where_to_go_on(folder)
         if resume is not None:
@@ -126,14 +127,14 @@ def train(config: Config, folder: RunFolder) -> dict[str, Any] | None:
         if trainer.is_global_zero:
             _write_inputs(experiment, folder, resume, done)
         trainer.fit(method, datamodule=datamodule, ckpt_path=resume, weights_only=True)
-        if trial := keys_of_a_trial(config["trainer"]):
+        if trial := keys_of_a_trial(settings.trainer.node):
             return _end_trial(experiment, folder, trial)
         test = _test(experiment, folder)
         predicted = predict_splits.predict(trainer, method, datamodule)
         if not trainer.is_global_zero:
             return None
         memorized = predict_splits.memorization(datamodule.train, predicted["train"])
-        result = run_result(config, folder.records(), test, memorized, datamodule.skipped)
+        result = _result(experiment, folder.records(), test, memorized)
         if method.decided:
             result["decided"] = dict(method.decided)
         result["seconds"] = time.time() - started
@@ -141,10 +142,30 @@ def train(config: Config, folder: RunFolder) -> dict[str, Any] | None:
         columns = predict_splits.header(predicted, method.class_names, conclusions)
         write_table(folder.predictions_file, columns, predict_splits.rows(predicted, datamodule, conclusions))
         for logger in trainer.loggers:
-            logger.log_hyperparams(*result_row(config, result))
+            logger.log_hyperparams(*result_row(result, lr=settings.optim and settings.optim.lr))
             logger.finalize("success")
         folder.write_result(result)
     return result
+
+
+def _result(
+    experiment: Experiment,
+    records: Sequence[Record],
+    test: Mapping[str, float] | None,
+    memorization: Mapping[str, float],
+) -> dict[str, Any]:
+    settings = experiment.settings
+    return run_result(
+        experiment.datamodule.protocol,
+        records,
+        test,
+        choices=settings.choices,
+        seed=settings.seed,
+        noise_ratio=settings.noise_ratio,
+        lam=settings.method.get("lam"),
+        memorization=memorization,
+        skipped=experiment.datamodule.skipped,
+    )
 
 
 def _end_trial(experiment: Experiment, folder: RunFolder, keys: list[str]) -> dict[str, Any] | None:
@@ -156,31 +177,31 @@ def _end_trial(experiment: Experiment, folder: RunFolder, keys: list[str]) -> di
     test = _test(experiment, folder) if records and not trainer.fast_dev_run else None  # type: ignore[attr-defined]
     if not trainer.is_global_zero:
         return None
-    named = ", ".join(f"trainer.{key}={experiment.config['trainer'][key]}" for key in keys)
+    named = ", ".join(f"trainer.{key}={experiment.settings.trainer.node[key]}" for key in keys)
     if not records or (test is None and experiment.datamodule.protocol.selects):
         found: dict[str, Any] = {"metrics": {}, "epochs": len(records)}
     else:
-        found = run_result(experiment.config, records, test, {}, experiment.datamodule.skipped)
+        found = _result(experiment, records, test, {})
     found["trial"] = keys
     write_json(folder.debug_file, found)
     log.warning("a trial without a result (%s): what it measured is in %s", named, folder.debug_file)
     return found
 
 
-def evaluate(config: Config, folder: RunFolder) -> dict[str, float]:
+def evaluate(settings: Settings, folder: RunFolder) -> dict[str, float]:
     """Test a finished run again with the checkpoint that its result was computed with.
 
     Args:
-        config: the run's, as ``read_kept_config`` reads it.
+        settings: the run's, as ``read_kept_config`` reads them.
         folder: of the run.
 
     Returns:
         Metrics of the test split by name.
     """
-    check_data_root(config)
+    check_data_root(settings)
     with any_fault_named(folder):
-        experiment = build(config, folder, for_training=False)
-    return _test_checkpoint(experiment, protocol_named(config["protocol"]).tested_checkpoint(folder))
+        experiment = build(settings, folder, for_training=False)
+    return _test_checkpoint(experiment, protocol_named(settings.protocol).tested_checkpoint(folder))
 
 
 def _test(experiment: Experiment, folder: RunFolder) -> dict[str, float] | None:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fer.config.instantiate import instantiate_node
+from fer.config.settings import Settings
 from fer.data.loading.datamodule import FaceDataModule
 from fer.data.noise import labels_digest
 from fer.errors import UserError
@@ -21,7 +22,7 @@ from fer.models.weights.load import value_fault
 from fer.runs.predictions import read_class_names, read_given_labels, read_true_labels
 from fer.runs.protocol import protocol_named
 from fer.runs.run_folder import RunFolder, RunFolderError
-from fer.training.build import Config, build_data, build_method
+from fer.training.build import build_data, build_method
 from fer.training.checkpoints import read_checkpoint
 from fer.training.kept_config import ReadingOptions, check_data_root, read_kept_config
 
@@ -34,13 +35,13 @@ def trained(folder: RunFolder, device: str | torch.device = "cpu", options: Read
         ConfigError: its configuration names unknown code, or cannot be used.
     """
     folder.result()
-    config = read_kept_config(folder, options or ReadingOptions())
-    checkpoint = protocol_named(config["protocol"]).tested_checkpoint(folder)
-    return filled(folder, config, checkpoint).to(device).eval()
+    settings = read_kept_config(folder, options or ReadingOptions())
+    checkpoint = protocol_named(settings.protocol).tested_checkpoint(folder)
+    return filled(folder, settings, checkpoint).to(device).eval()
 
 
-def filled(folder: RunFolder, config: Config, checkpoint: Path) -> Method:
-    """Build the method of a finished run and fill it from a checkpoint; ``config`` is from ``read_kept_config``.
+def filled(folder: RunFolder, settings: Settings, checkpoint: Path) -> Method:
+    """Build the method of a finished run and fill it from a checkpoint; its settings are from ``read_kept_config``.
 
     Raises:
         RunFolderError, ConfigError: a file of the run cannot be read, or they do not fit each other.
@@ -48,9 +49,9 @@ def filled(folder: RunFolder, config: Config, checkpoint: Path) -> Method:
     given = read_given_labels(folder)
     is_clean = given == read_true_labels(folder)
     with any_fault_named(folder):
-        _check_size(config, checkpoint)
+        _check_size(settings, checkpoint)
         method = build_method(
-            {**config, "compile": False},
+            settings.changed(compile=False),
             read_class_names(folder),
             torch.tensor(given),
             labels_are_clean=is_clean,
@@ -60,7 +61,7 @@ def filled(folder: RunFolder, config: Config, checkpoint: Path) -> Method:
     return method
 
 
-def _check_size(config: Config, checkpoint: Path) -> None:
+def _check_size(settings: Settings, checkpoint: Path) -> None:
     """Compare the backbone's shapes with the checkpoint's before any memory is taken for them.
 
     Raises:
@@ -68,7 +69,7 @@ def _check_size(config: Config, checkpoint: Path) -> None:
     """
     state = read_checkpoint(checkpoint)["state_dict"]
     with torch.device("meta"):
-        backbone: nn.Module = instantiate_node({**config["backbone"], "weights": None}, "backbone", _partial_=False)
+        backbone: nn.Module = instantiate_node({**settings.backbone, "weights": None}, "backbone", _partial_=False)
     for name, wanted in backbone.state_dict().items():
         kept = state.get(f"network.backbone.{name}") if isinstance(state, dict) else None
         if not isinstance(kept, Tensor) or kept.shape != wanted.shape:
@@ -91,19 +92,19 @@ def any_fault_named(folder: RunFolder) -> Iterator[None]:
         raise RunFolderError(f"{folder.config_file} does not describe a run that can be built ({reason})") from error
 
 
-def kept_data(config: Config) -> FaceDataModule:
+def kept_data(settings: Settings) -> FaceDataModule:
     """Read the data of a finished run, as ``read_kept_config`` reads its configuration.
 
     Raises:
         ConfigError, DatasetError: the data is not there or cannot be used.
     """
-    check_data_root(config)
-    return build_data(config)
+    check_data_root(settings)
+    return build_data(settings)
 
 
-def training_images(config: Config, most: int) -> NDArray[np.uint8]:
+def training_images(settings: Settings, most: int) -> NDArray[np.uint8]:
     """Read some of the images that a finished run was trained on, from all over them: uint8 (n, 3, size, size)."""
-    train = kept_data(config).train
+    train = kept_data(settings).train
     chosen = np.linspace(0, len(train) - 1, min(most, len(train))).astype(int)
     images: NDArray[np.uint8] = train.store.images[train.rows[chosen]]
     return images

@@ -14,8 +14,7 @@ from typing import Any
 
 from fer.config.cache_folder import default_cache_dir
 from fer.config.known_targets import check_targets
-from fer.config.value_check import COMPILE_MODES
-from fer.data.images.decode import MAX_EDGE
+from fer.config.settings import Settings, read_settings
 from fer.data.table import DatasetError
 from fer.errors import ConfigError
 from fer.files.visible_text import visible_name
@@ -24,7 +23,6 @@ from fer.runs.run_folder import RunFolder
 
 _SECTIONS = ("method", "backbone", "augment", "data", "data.reader", "noise", "trainer")
 _BUILT = ("method", "backbone", "augment", "data.reader", "noise")
-_WHOLE = {"seed": (0, 2**63), "batch_size": (1, 2**31), "data.store_size": (1, MAX_EDGE)}
 _OF_TRAINER = ("precision", "deterministic", "benchmark")
 _NEVER_BUILT = ("optim", "callbacks", "logger", "launch")
 
@@ -52,7 +50,7 @@ class ReadingOptions:
         )
 
 
-def read_kept_config(folder: RunFolder, options: ReadingOptions) -> dict[str, Any]:
+def read_kept_config(folder: RunFolder, options: ReadingOptions) -> Settings:
     """Read and check the configuration of a run, for a process of its own on this machine.
 
     Raises:
@@ -62,54 +60,43 @@ def read_kept_config(folder: RunFolder, options: ReadingOptions) -> dict[str, An
     config = folder.config()
     source = folder.config_file
     check_targets(config, options.trust, source)
-    for key in _SECTIONS:
-        if not isinstance(_value(config, key), Mapping):
-            raise ConfigError(f"{source}: {key} is no section of keys and values; it is no run's configuration")
-    for key in _BUILT:
-        if "_target_" not in _value(config, key):
-            raise ConfigError(f"{source}: {key} has no _target_; it is no run's configuration")
-    for key, (lowest, highest) in _WHOLE.items():
-        value = _value(config, key)
-        if not isinstance(value, int) or isinstance(value, bool) or not lowest <= value <= highest:
-            raise ConfigError(f"{source}: {key} is {_shown(value)}; it must be a whole number of {lowest} to {highest}")
-    if config.get("protocol") not in [*PROTOCOLS]:
-        raise ConfigError(
-            f"{source}: protocol is {_shown(config.get('protocol'))}; it must be {' or '.join(PROTOCOLS)}"
-        )
-    for key in ("channels_last", "compile"):
-        modes = COMPILE_MODES if key == "compile" else ()
-        if not isinstance(config.get(key), bool) and config.get(key) not in modes:
-            raise ConfigError(f"{source}: {key} is {_shown(config.get(key))}, which no run has")
-    for key in _OF_TRAINER:
-        if isinstance(config["trainer"].get(key), Mapping | list):
-            raise ConfigError(f"{source}: trainer.{key} must be a value, not a section or a list")
     kept = {key: value for key, value in config.items() if key not in _NEVER_BUILT}
+    for key in _SECTIONS:
+        if not isinstance(section := _value(kept, key), Mapping):
+            raise ConfigError(f"{source}: {key} is no section of keys and values; it is no run's configuration")
+        if key in _BUILT and "_target_" not in section:
+            raise ConfigError(f"{source}: {key} has no _target_; it is no run's configuration")
+    for key in _OF_TRAINER:
+        if isinstance(kept["trainer"].get(key), Mapping | list):
+            raise ConfigError(f"{source}: trainer.{key} must be a value, not a section or a list")
+    if kept.get("protocol") not in [*PROTOCOLS]:
+        raise ConfigError(f"{source}: protocol is {_shown(kept.get('protocol'))}; it must be {' or '.join(PROTOCOLS)}")
     kept["trainer"] = {
         "_target_": "lightning.pytorch.Trainer",
         "accelerator": "auto",
         "devices": 1,
         "num_nodes": 1,
         "enable_progress_bar": False,
-        **{key: config["trainer"][key] for key in _OF_TRAINER if key in config["trainer"]},
+        **{key: kept["trainer"][key] for key in _OF_TRAINER if key in kept["trainer"]},
     }
     kept["cache_dir"] = options.cache_dir
     if options.data_root is not None:
-        kept["data"] = {**kept["data"], "root": options.data_root}
-        kept["data"]["reader"] = {**kept["data"]["reader"], "root": options.data_root}
-    return kept
+        reader = {**kept["data"]["reader"], "root": options.data_root}
+        kept["data"] = {**kept["data"], "root": options.data_root, "reader": reader}
+    return read_settings(kept, str(source))
 
 
-def check_data_root(config: Mapping[str, Any]) -> None:
+def check_data_root(settings: Settings) -> None:
     """Refuse to read data where there is none, unless below the cache: the demo set is drawn where it is missing.
 
     Raises:
         DatasetError: naming the folder.
     """
-    stated = config["data"]["reader"].get("root")
+    stated = settings.data.reader.get("root")
     if not isinstance(stated, str) or not stated.strip() or "\0" in stated:
         raise ConfigError("the run's data.root is no path; say where its data lies with data.root=PATH")
     try:
-        root, cache = Path(stated).expanduser().resolve(), Path(config["cache_dir"]).expanduser().resolve()
+        root, cache = Path(stated).expanduser().resolve(), Path(settings.cache_dir).expanduser().resolve()
         if root.is_relative_to(cache) or (root.is_dir() and any(root.iterdir())):
             return
     except (OSError, RuntimeError) as error:

@@ -1,0 +1,252 @@
+"""Settings of a run, checked and typed once; everything below ``fer.launch`` takes them in this form.
+
+Pydantic checks kinds and ranges, so that a new key is one line here. What an option's own code takes (``Node``) is
+checked against the signature of its ``_target_`` where it is built, see ``fer.config.instantiate``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from fer.config.devices import check_accelerator, devices_per_node
+from fer.config.trainer_keys import check_trainer_keys
+from fer.errors import ConfigError
+from fer.files.visible_text import visible_name
+
+COMPILE_MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
+"""Modes of ``torch.compile``."""
+MOST_PIXELS = 2048
+"""Largest edge of a decoded image."""
+_SHOWN = 80
+_ONLY_FOR_TRAINING = (
+    "trainer", "trainer.max_epochs", "trainer.enable_progress_bar", "optim", "launch", "callbacks", "logger",
+    "output_dir", "unnamed_keys",
+)  # fmt: skip
+"""Keys that reading commands do without."""
+
+
+def _no_truth_value(value: Any) -> Any:
+    """Refuse true and false where a number belongs; Python takes them for 1 and 0."""
+    if isinstance(value, bool):
+        raise ValueError("a truth value is no number")
+    return value
+
+
+Whole = Annotated[int, BeforeValidator(_no_truth_value), Field(strict=True)]
+Count = Annotated[Whole, Field(ge=1)]
+"""A whole number of 1 or more."""
+WholeFrom0 = Annotated[Whole, Field(ge=0)]
+Truth = Annotated[bool, Field(strict=True)]
+FolderPath = Annotated[str, Field(strict=True, pattern=r"\S")]
+Node = Annotated[Mapping[str, Any], Field(strict=False)]
+"""What an option of a group describes: ``_target_`` and its arguments."""
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore", arbitrary_types_allowed=True)
+
+
+class DataSettings(_Section):
+    """The ``data`` group."""
+
+    reader: Node
+    store_size: Annotated[Count, Field(le=MOST_PIXELS)]
+    """Edge of the decoded images, pixels."""
+    on_bad_image: Literal["error", "skip"]
+    root: Any = None
+
+
+class OptimSettings(_Section):
+    """The ``optim`` group."""
+
+    optimizer: Node
+    scheduler: Node | None
+    lr: Any = None
+
+
+class LaunchSettings(_Section):
+    """How jobs are started; nothing here changes a result."""
+
+    max_restarts: WholeFrom0 = 1
+
+
+class TrainerSettings(_Section):
+    """The ``trainer`` group; other keys of it are arguments of Lightning's Trainer."""
+
+    accelerator: Any
+    devices: Any
+    num_nodes: Count
+    max_epochs: Count = 1
+    enable_progress_bar: Truth = False
+    node: Node = Field(default_factory=dict)
+    """The whole group, with its ``_target_``."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _keep_all(cls, values: Any) -> Any:
+        return {**values, "node": dict(values)} if isinstance(values, Mapping) and "node" not in values else values
+
+    @property
+    def ranks_per_node(self) -> int:
+        """Devices, and so ranks, on each machine."""
+        return devices_per_node(self.node)
+
+    @property
+    def world_size(self) -> int:
+        """Ranks on all machines."""
+        return self.num_nodes * self.ranks_per_node
+
+
+class Settings(_Section):
+    """Settings of a run, resolved."""
+
+    seed: WholeFrom0
+    protocol: Any
+    """Name of one of ``fer.runs.protocol.PROTOCOLS``."""
+    holdout_share: float = 0.1
+    batch_size: Count
+    """Samples of a step over all devices."""
+    train_samples: Count | None = None
+    num_workers: WholeFrom0 = 0
+    channels_last: Truth
+    compile: Truth | Literal[COMPILE_MODES]  # type: ignore[valid-type]
+    sync_batchnorm: Truth = True
+    image_cache: Truth = True
+    cache_dir: FolderPath
+    data: DataSettings
+    method: Node
+    backbone: Node
+    augment: Node
+    noise: Node | None
+    trainer: TrainerSettings
+    launch: LaunchSettings = LaunchSettings()
+    optim: OptimSettings | None = None
+    """``None`` in a process that trains nothing."""
+    callbacks: Mapping[str, Any] = Field(default_factory=dict)
+    logger: Node | None = None
+    choices: Mapping[str, str | None] = Field(default_factory=dict)
+    """Chosen option of every group."""
+
+    @property
+    def noise_ratio(self) -> Any:
+        return (self.noise or {}).get("ratio")
+
+    def changed(self, **values: Any) -> Self:
+        """Copy the settings with other values, which are not checked."""
+        return self.model_copy(update=values)
+
+    def on(self, accelerator: str) -> Self:
+        """Copy the settings for another accelerator."""
+        node = {**self.trainer.node, "accelerator": accelerator}
+        return self.changed(trainer=self.trainer.model_copy(update={"accelerator": accelerator, "node": node}))
+
+
+def read_settings(config: Mapping[str, Any], source: str = "") -> Settings:
+    """Check a resolved configuration, plain containers, and give it types.
+
+    Args:
+        config: of a run, perhaps without what only training needs.
+        source: file that it comes from, for the message.
+
+    Raises:
+        ConfigError: a key is missing or has a value of another kind or outside its range; the message names it.
+    """
+    present = {key: value for key, value in config.items() if not (key == "callbacks" and value is None)}
+    try:
+        return Settings.model_validate(present)
+    except ValidationError as error:
+        said = _in_words(error.errors(include_url=False), config)
+        raise ConfigError(f"{source}: {said}" if source else said) from error
+
+
+def check_for_training(config: Mapping[str, Any], *, ranks_exist: bool) -> Settings:
+    """Refuse what cannot be trained anywhere, or not on this machine, and give the rest types.
+
+    Args:
+        config: resolved configuration, plain containers.
+        ranks_exist: whether a process for every rank runs already.
+
+    Raises:
+        ConfigError: naming the key.
+    """
+    for key in _ONLY_FOR_TRAINING:
+        parts = key.split(".")
+        if parts[-1] not in (config if len(parts) == 1 else _value(config, parts[:-1]) or ()):
+            raise ConfigError(f"missing required key {key}")
+    settings = read_settings(config)
+    if settings.optim is None:
+        raise ConfigError("optim is None; it must be a section of keys and values")
+    if not isinstance(config["output_dir"], str) or not config["output_dir"].strip():
+        raise ConfigError(f"output_dir is {config['output_dir']!r}; it must be the path of a folder")
+    unnamed = config["unnamed_keys"]
+    if not (isinstance(unnamed, list) and all(isinstance(key, str) for key in unnamed)):
+        raise ConfigError(f"unnamed_keys is {unnamed!r}; it must be a list of keys")
+    check_trainer_keys(config)
+    check_accelerator(settings.trainer.node)
+    ranks = settings.trainer.world_size
+    if settings.batch_size % ranks:
+        raise ConfigError(
+            f"batch_size={settings.batch_size} is the total over all devices and must divide evenly among {ranks}; "
+            f"choose a multiple of {ranks}"
+        )
+    if settings.trainer.num_nodes > 1 and not ranks_exist:
+        raise ConfigError(
+            "trainer.num_nodes above 1 needs a process for every rank: start torchrun with -m fer.cli.train on each "
+            "machine"
+        )
+    return settings
+
+
+def _in_words(errors: Sequence[Any], config: Mapping[str, Any]) -> str:
+    """Describe the first error of pydantic: the key, its value, and what it must be."""
+    error = errors[0]
+    parts = [str(part) for part in error["loc"]]
+    # Behind the key come the names of alternatives of its type, which no user has written.
+    while parts and len(parts) > 1 and not _is_key(parts, config):
+        parts.pop()
+    key, kind, context = ".".join(parts), error["type"], error.get("ctx", {})
+    if kind == "missing":
+        return f"missing required key {key}"
+    value = visible_name(repr(_value(config, parts)))
+    value = value if len(value) <= _SHOWN else f"{value[:_SHOWN]}..."
+    if key == "compile":
+        return f"{key} is {value}; it must be true, false or one of {', '.join(COMPILE_MODES)}"
+    wanted = {
+        "mapping_type": "a section of keys and values",
+        "is_instance_of": "a section of keys and values",
+        "dict_type": "a section of keys and values",
+        "model_type": "a section of keys and values",
+        "model_attributes_type": "a section of keys and values",
+        "bool_type": "true or false",
+        "string_type": "the path of a folder",
+        "string_pattern_mismatch": "the path of a folder",
+        "literal_error": f"{context.get('expected')}",
+        "float_type": "a number",
+        "float_parsing": "a number",
+    }.get(kind, f"a whole number{_RANGES.get(parts[-1], ' of 1 or more')}")
+    return f"{key} is {value}; it must be {wanted}"
+
+
+_RANGES = {
+    "seed": " of 0 or more",
+    "num_workers": " of 0 or more",
+    "max_restarts": " of 0 or more",
+    "store_size": f" of 1 to {MOST_PIXELS}",
+}
+
+
+def _is_key(parts: list[str], config: Mapping[str, Any]) -> bool:
+    value: Any = config
+    for part in parts[:-1]:
+        value = value.get(part) if isinstance(value, Mapping) else None
+    return isinstance(value, Mapping) and (parts[-1] in value or not parts[-1][:1].isupper())
+
+
+def _value(config: Mapping[str, Any], parts: list[str]) -> Any:
+    value: Any = config
+    for part in parts:
+        value = value.get(part) if isinstance(value, Mapping) else None
+    return value
