@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,24 +16,21 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageDraw
-from ranks import Ranks
+from support.project import CHOICES, PROJECT, Train
+from support.ranks import Ranks
 from xdist.scheduler import LoadScopeScheduling
 
 from fer.config.compose import compose
 from fer.launch import run_job
 
-PROJECT = Path(__file__).resolve().parent.parent
 USE_RANKS = ("test_batch_norm.py", "test_distributed.py", "test_methods_on_ranks.py")
 START_ONCE = ("test_demo_strangers.py", "test_markup.py", "test_sweep.py", "test_web_demo.py")
 FOR_PROCESSES = "COVERAGE_PROCESS_CONFIG"
 """Makes coverage trace processes that start."""
-CHOICES = {"method": "eac", "backbone": "tiny", "data": "folder", "noise": "symmetric"}
 
 # The same examples every time: a failure is then always the change's own. No deadlines: machines differ.
 hypothesis.settings.register_profile("suite", derandomize=True, deadline=None)
 hypothesis.settings.load_profile("suite")
-
-Train = Callable[..., dict[str, Any]]
 
 
 class KeepTogether(LoadScopeScheduling):

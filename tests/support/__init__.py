@@ -1,0 +1,1 @@
+"""Helpers of the tests; ``conftest.py`` holds the fixtures."""

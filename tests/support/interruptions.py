@@ -1,0 +1,32 @@
+"""Runs that are cut off, and comparisons with whole ones."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fer.runs.run_folder import RunFolder
+from fer.training.callbacks.epoch_records import COSTS
+
+EPOCHS = 3
+
+
+class PowerCut(BaseException):
+    """No error that the program could record."""
+
+
+def records(folder: Path) -> list[dict[str, Any]]:
+    return [{k: v for k, v in record.items() if k not in COSTS} for record in RunFolder(folder).records()]
+
+
+def assert_same_outcome(folder: Path, other: Path) -> None:
+    assert records(folder) == records(other)
+    assert len(records(folder)) == EPOCHS
+    assert (folder / "predictions.csv").read_bytes() == (other / "predictions.csv").read_bytes()
+    first, second = (
+        torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"] for run in (folder, other)
+    )
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[key], second[key]) for key in first)

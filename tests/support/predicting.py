@@ -1,0 +1,33 @@
+"""fer-predict in this process, and its table."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fer.inference.photo_job import Outcome, PredictionJob
+from fer.runs.run_folder import RunFolder
+from support.photographs import train_on_demo_faces
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    root = tmp_path_factory.mktemp("predict")
+    return train_on_demo_faces(root / "run", root / "cache")
+
+
+def predict(run: RunFolder | None, images: Path | list[Path], output: Path, **options: Any) -> Outcome:
+    chosen = {
+        "run_folder": str(run.path) if run else None, "model": None, "detect": "auto", "least_score": 0.8,
+        "overwrite": False, "overlays": None, "cam": True, "batch_size": 32, "accelerator": "cpu", "threads": 2,
+    } | options  # fmt: skip
+    named = [str(path) for path in (images if isinstance(images, list) else [images])]
+    return PredictionJob(images=named, output=str(output), **chosen).run()
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as stream:
+        return list(csv.DictReader(stream))

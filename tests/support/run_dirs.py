@@ -1,0 +1,14 @@
+"""Names of run folders."""
+
+from __future__ import annotations
+
+from hydra import compose, initialize_config_dir
+
+from fer.config.compose import CONFIG_DIR
+
+
+def run_dir(*overrides: str) -> str:
+    """The run folder of a command line without sweep, as Hydra works it out, below the output folder."""
+    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+        config = compose("train", overrides=["output_dir=out", *overrides], return_hydra_config=True)
+    return str(config.hydra.run.dir).removeprefix("out/")

@@ -1,0 +1,10 @@
+"""Networks whose losses are not finite."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def spoil(**arguments: Any) -> list[str]:
+    given = {"_target_": "test_diverging.Spoil", **arguments}
+    return [f"+callbacks.spoil.{key}={value}" for key, value in given.items()]
