@@ -1,4 +1,4 @@
-"""The worked examples of the README work as they stand."""
+"""The worked examples of the documentation work as they stand."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ def extended(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("extended")
     for folder in ("fer", "conf"):
         shutil.copytree(PROJECT / folder, root / folder, ignore=shutil.ignore_patterns("__pycache__"))
-    examples = BLOCK.findall((PROJECT / "README.md").read_text(encoding="utf-8"))
+    examples = BLOCK.findall((PROJECT / "docs" / "contributing.md").read_text(encoding="utf-8"))
     assert [name for name, _ in examples] == [
         "fer/methods/focal.py", "conf/method/focal.yaml",
         "fer/models/densenet.py", "conf/backbone/densenet121.yaml",
-        "fer/data/csv_table.py", "conf/data/csv_table.yaml",
+        "fer/data/readers/csv_table.py", "conf/data/csv_table.yaml",
     ]  # fmt: skip
     for name, text in examples:
         assert not (root / name).exists()
