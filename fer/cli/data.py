@@ -18,6 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 from rich.table import Table
 
+from fer.config.arguments import version_line
 from fer.config.compose import compose
 from fer.config.hydra_errors import explain_mistake
 from fer.config.quoting import quote_foreign_paths
@@ -57,6 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="fer-data", description=__doc__.partition(": ")[2] if __doc__ else None)
+    parser.add_argument("--version", action="version", version=version_line("fer-data"))
     verbs = parser.add_subparsers(required=True, metavar="VERB")
 
     def add(name: str, run: Callable[[argparse.Namespace], None], text: str) -> argparse.ArgumentParser:

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from fer.config.arguments import version_line
 from fer.config.cache_folder import default_cache_dir
 from fer.errors import UserError
 from fer.files.atomic import replacing_text
@@ -113,6 +114,7 @@ def _parser() -> argparse.ArgumentParser:
         return [key.strip() for key in text.split(",") if key.strip()]
 
     parser = argparse.ArgumentParser(prog="fer-report", description=__doc__)
+    parser.add_argument("--version", action="version", version=version_line("fer-report"))
     add = parser.add_argument
     add("folders", nargs="+", type=Path, metavar="FOLDER", help="folders with runs in them, at any depth")
     add("--rows", type=keys, default=[], metavar="KEY,…", help="configuration keys or groups; default: what differs")

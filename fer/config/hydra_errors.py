@@ -15,6 +15,7 @@ from hydra.errors import HydraException, OverrideParseException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from fer.config.arguments import options_first, version_line
 from fer.config.compose import compose
 from fer.errors import ConfigError
 from fer.files.terminal import report_errors
@@ -30,6 +31,10 @@ def report_composition_errors(program: str, config_name: str) -> Iterator[None]:
 
     Hydra itself would print several lines for its own developers, and end with status 1.
     """
+    if "--version" in sys.argv[1:]:  # Hydra would tell its own
+        print(version_line(program))
+        raise SystemExit(0)
+    sys.argv[1:] = options_first(sys.argv[1:])
     if os.environ.get(_FULL) == "1":  # the user asks for the traceback
         yield
         return

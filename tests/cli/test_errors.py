@@ -15,7 +15,9 @@ from hydra.errors import HydraException
 from support.project import PROJECT, Train
 from torch import nn
 
+import fer
 from fer.cli import data as data_cli
+from fer.config.arguments import options_first
 from fer.errors import UserError
 
 
@@ -231,3 +233,20 @@ def test_command_line_says_what_is_wrong_in_one_message(overrides: list[str], tm
     assert done.returncode == 2
     assert "nowhere" in done.stderr and "Traceback" not in done.stderr
     assert not list(tmp_path.iterdir())
+
+
+def test_options_may_stand_between_overrides() -> None:
+    assert options_first(["data=demo", "-m", "method=ce,eac"]) == ["-m", "data=demo", "method=ce,eac"]
+    assert options_first(["a=1", "--cfg", "job", "b=-2"]) == ["--cfg", "job", "a=1", "b=-2"]
+    assert options_first(["--info", "a=1", "-i", "all"]) == ["--info", "-i", "all", "a=1"]
+    done = subprocess.run(
+        [sys.executable, "-m", "fer.cli.train", "method=ce", "--cfg", "job", "seed=3"], capture_output=True, text=True
+    )
+    assert done.returncode == 0 and "seed: 3" in done.stdout and "fer.methods.ce" in done.stdout
+
+
+@pytest.mark.parametrize("program", ["train", "evaluate", "predict", "export", "demo_app", "report", "data"])
+def test_every_command_tells_the_projects_version(program: str) -> None:
+    command = [sys.executable, "-m", f"fer.cli.{program}", "--version"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert re.fullmatch(rf"fer-[a-z]+ {re.escape(fer.__version__)}\n", done.stdout)

@@ -1,0 +1,36 @@
+"""Options of commands that Hydra reads: in any place between overrides, and the project's own ``--version``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from fer import __version__
+
+_TAKE_A_VALUE = (
+    "--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd", "--info",
+    "-i", "--experimental-rerun",
+)  # fmt: skip
+_SECTIONS = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
+"""What may follow ``--info``, which also stands alone."""
+
+
+def options_first(arguments: Sequence[str]) -> list[str]:
+    """Put options before overrides, since Hydra takes no override after an option that follows another one."""
+    options: list[str] = []
+    overrides: list[str] = []
+    waiting = [*arguments]
+    while waiting:
+        word = waiting.pop(0)
+        if not word.startswith("-") or word == "-":
+            overrides.append(word)
+            continue
+        options.append(word)
+        takes_one = word in _TAKE_A_VALUE and bool(waiting)
+        if takes_one and (word not in ("--info", "-i") or waiting[0] in _SECTIONS):
+            options.append(waiting.pop(0))
+    return options + overrides
+
+
+def version_line(program: str) -> str:
+    """Write what ``--version`` answers."""
+    return f"{program} {__version__}"
