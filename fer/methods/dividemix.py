@@ -65,7 +65,7 @@ def small_loss_probability_from_k_means(losses: Tensor, seed: int) -> Tensor:
 
 
 def sharpen(p: Tensor, temperature: float) -> Tensor:
-    """``p ** (1 / temperature)``, normalised."""
+    """``p ** (1 / temperature)``, normalized."""
     powered: Tensor = p ** (1 / temperature)
     return powered / powered.sum(1, keepdim=True)
 
@@ -74,10 +74,10 @@ class DivideMix(TwoNetworks):
     """Two networks, each trained by MixMatch on a split of the samples that the other has made by its losses.
 
         warm-up  L = CE(z, y) + [confidence_penalty] * mean_i sum_k p_ik log p_ik
-        later    L = CE(labelled) + lambda_u(t) * MSE(unlabelled) + KL(prior || mean prediction)
+        later    L = CE(labeled) + lambda_u(t) * MSE(unlabeled) + KL(prior || mean prediction)
         w        probability of the Gaussian of small losses among two, fitted to all losses before every epoch; for
-                 the OTHER network samples with w > tau are labelled
-        targets  labelled: w * y + (1 - w) * own mean prediction of two augmentations; unlabelled: mean prediction of
+                 the OTHER network samples with w > tau are labeled
+        targets  labeled: w * y + (1 - w) * own mean prediction of two augmentations; unlabeled: mean prediction of
                  both networks and augmentations; then q = p^(1/T), normalized
         mixing   both views of all samples with partners, by l = max(l', 1 - l'), l' ~ Beta(alpha, alpha)
         lambda_u(t) = lambda_u * clip((t - warm_up) / ramp, 0, 1), t the epoch and the part of it that is done
@@ -86,16 +86,16 @@ class DivideMix(TwoNetworks):
         tau       threshold           0.5
         T         temperature         0.5
         alpha     alpha               4
-        lambda_u  unlabelled_weight   25
+        lambda_u  unlabeled_weight   25
                   mixture             ``k_means`` (released code: scikit-learn's, seeded by the run's seed); ``fixed``:
                                       EM from components at 0 and 1
                   peer_evaluates      true (released code): the other network guesses in evaluation mode, and the own
-                                      one passes labelled and unlabelled samples apart; false: both in training mode
+                                      one passes labeled and unlabeled samples apart; false: both in training mode
                   ramp_within_epochs  true (released code): t counts steps; false: whole epochs
                   confidence_penalty  false; the released code has it under asymmetric noise
                   prior               ``given``; released code: ``uniform``
 
-    Differences from the released code: it draws equal numbers of labelled and unlabelled samples; here a batch is drawn
+    Differences from the released code: it draws equal numbers of labeled and unlabeled samples; here a batch is drawn
     from the whole training set and split. It trains one network for an epoch and then the other; here both learn in
     every step, from guesses made before it. The average of five epochs' losses that it takes at 90 % noise is not
     made, and losses are computed on views without augmentation, as there.
@@ -106,7 +106,7 @@ class DivideMix(TwoNetworks):
         threshold: tau, in [0, 1].
         temperature: T, above 0.
         alpha: above 0.
-        unlabelled_weight: lambda_u, 0 or more, reached ``ramp`` epochs after the warm-up.
+        unlabeled_weight: lambda_u, 0 or more, reached ``ramp`` epochs after the warm-up.
         ramp: epochs (released code: 16).
         prior: ``uniform`` (the paper, wrong for classes of unlike size), ``given``, the shares of the given labels, or
             ``none``, without the last term.
@@ -129,7 +129,7 @@ class DivideMix(TwoNetworks):
         threshold: float = 0.5,
         temperature: float = 0.5,
         alpha: float = 4.0,
-        unlabelled_weight: float = 25.0,
+        unlabeled_weight: float = 25.0,
         ramp: int = 16,
         prior: Prior = "given",
         mixture: Literal["k_means", "fixed"] = "k_means",
@@ -138,7 +138,7 @@ class DivideMix(TwoNetworks):
         confidence_penalty: bool = False,
         evaluated: Evaluated = "mean",
     ) -> None:
-        for name, number in (("warm_up", warm_up), ("ramp", ramp), ("unlabelled_weight", unlabelled_weight)):
+        for name, number in (("warm_up", warm_up), ("ramp", ramp), ("unlabeled_weight", unlabeled_weight)):
             if not number >= 0:
                 raise ValueError(f"method.{name} is {number}; it must be 0 or more")
         if not 0 <= threshold <= 1:
@@ -161,7 +161,7 @@ class DivideMix(TwoNetworks):
         self.threshold = threshold
         self.temperature = temperature
         self.alpha = alpha
-        self.unlabelled_weight = unlabelled_weight
+        self.unlabeled_weight = unlabeled_weight
         shares = torch.bincount(setting.given_labels, minlength=self.num_classes) / len(setting.given_labels)
         self.prior = prior
         self.register_buffer("shares", shares if prior == "given" else torch.full_like(shares, 1 / len(shares)))
@@ -190,9 +190,9 @@ class DivideMix(TwoNetworks):
         self._epoch_done = batch_idx / self.trainer.num_training_batches if self.ramp_within_epochs else 0.0
         return super().training_step(batch, batch_idx)
 
-    def weight_of_unlabelled(self, epoch: float) -> float:
+    def weight_of_unlabeled(self, epoch: float) -> float:
         """Compute lambda_u at a time in epochs, from 0."""
-        return self.unlabelled_weight * (min((epoch - self.warm_up) / self.ramp, 1.0) if self.ramp else 1.0)
+        return self.unlabeled_weight * (min((epoch - self.warm_up) / self.ramp, 1.0) if self.ramp else 1.0)
 
     def loss(self, batch: Batch) -> Loss:
         if self.current_epoch < self.warm_up:
@@ -210,10 +210,10 @@ class DivideMix(TwoNetworks):
             target = self.targets(w, batch.label, p, (p + of_peer) / 2)
             terms.append(self._mixmatch(network, batch, target, w > self.threshold))
         sums = [first + second for first, second in zip(*terms, strict=True)]
-        loss_labelled, loss_unlabelled, loss_prior = sums
-        weight = self.weight_of_unlabelled(self.current_epoch + self._epoch_done)
-        total = loss_labelled + weight * loss_unlabelled + loss_prior
-        parts = {"loss_labelled": loss_labelled, "loss_unlabelled": loss_unlabelled, "loss_prior": loss_prior}
+        loss_labeled, loss_unlabeled, loss_prior = sums
+        weight = self.weight_of_unlabeled(self.current_epoch + self._epoch_done)
+        total = loss_labeled + weight * loss_unlabeled + loss_prior
+        parts = {"loss_labeled": loss_labeled, "loss_unlabeled": loss_unlabeled, "loss_prior": loss_prior}
         # The network's own predictions, since what it was trained on is mixed.
         return Loss(total, own[0].clamp(min=1e-12).log(), {**parts, "clean": self.clean[:, batch.index].mean()})
 
@@ -229,12 +229,12 @@ class DivideMix(TwoNetworks):
         return torch.stack([F.cross_entropy(z, labels, reduction="none") for z in logits], 1)
 
     @torch.no_grad()
-    def _guesses(self, batch: Batch, labelled: Tensor) -> tuple[Tensor, Tensor]:
+    def _guesses(self, batch: Batch, labeled: Tensor) -> tuple[Tensor, Tensor]:
         """Predict by both networks, mean over the views: (2, B, K) for themselves and for their peers.
 
         Args:
             batch: with two views.
-            labelled: bool (2, B), for the first and for the second network.
+            labeled: bool (2, B), for the first and for the second network.
         """
         views = torch.cat([*batch.image])
         if not self.peer_evaluates:
@@ -243,8 +243,8 @@ class DivideMix(TwoNetworks):
         networks = (self.network, self.second_network)
         of_peers = torch.stack([_mean_prediction(_evaluating(network, views)) for network in networks])
         own = []
-        for network, known in zip(networks, labelled, strict=True):
-            # The order of the released code's passes: unlabelled, then labelled samples, view after view.
+        for network, known in zip(networks, labeled, strict=True):
+            # The order of the released code's passes: unlabeled, then labeled samples, view after view.
             place = torch.cat([2 * known.long(), 2 * known.long() + 1])
             members = (place[:, None] == torch.arange(4, device=place.device)).to(torch.get_default_dtype())
             with groups_apart(network, members, tracked=4):
@@ -259,21 +259,21 @@ class DivideMix(TwoNetworks):
         return sharpen(refined, self.temperature)
 
     def _mixmatch(
-        self, network: torch.nn.Module, batch: Batch, target: Tensor, labelled: Tensor
+        self, network: torch.nn.Module, batch: Batch, target: Tensor, labeled: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        images, targets, labelled = torch.cat([*batch.image]), target.repeat(2, 1), labelled.repeat(2)
+        images, targets, labeled = torch.cat([*batch.image]), target.repeat(2, 1), labeled.repeat(2)
         share = torch.distributions.Beta(self.alpha, self.alpha).sample().item()
         share = max(share, 1 - share)
         partner = torch.randperm(len(images), device=images.device)
         _, logits = network(share * images + (1 - share) * images[partner])
         mixed = share * targets + (1 - share) * targets[partner]
         p = logits.softmax(1)
-        loss_labelled = mean_of(-(mixed * logits.log_softmax(1)).sum(1), labelled)
-        loss_unlabelled = mean_of((p - mixed).square().mean(1), ~labelled)
+        loss_labeled = mean_of(-(mixed * logits.log_softmax(1)).sum(1), labeled)
+        loss_unlabeled = mean_of((p - mixed).square().mean(1), ~labeled)
         if self.prior == "none":
-            return loss_labelled, loss_unlabelled, loss_labelled * 0
+            return loss_labeled, loss_unlabeled, loss_labeled * 0
         loss_prior = (torch.special.xlogy(self.shares, self.shares) - self.shares * p.mean(0).log()).sum()
-        return loss_labelled, loss_unlabelled, loss_prior
+        return loss_labeled, loss_unlabeled, loss_prior
 
 
 def _mean_prediction(logits: Tensor) -> Tensor:

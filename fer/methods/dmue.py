@@ -33,10 +33,10 @@ def latent_distribution(branch_logits: Tensor, labels: Tensor, temperature: floa
     Args:
         branch_logits: (K, B, K - 1), branch c without class c.
         labels: (B,).
-        temperature: probabilities are raised to its inverse and normalised.
+        temperature: probabilities are raised to its inverse and normalized.
     """
     own = branch_logits[labels, torch.arange(len(labels), device=labels.device)]
-    p = (own / temperature).softmax(1)  # the same as raising probabilities and normalising
+    p = (own / temperature).softmax(1)  # the same as raising probabilities and normalizing
     classes = torch.arange(p.shape[1], device=labels.device)
     others = classes + (classes >= labels[:, None]).long()
     return p.new_zeros(len(labels), p.shape[1] + 1).scatter(1, others, p)

@@ -1,4 +1,4 @@
-"""ELR, early-learning regularisation: S. Liu, J. Niles-Weed, N. Razavian, C. Fernandez-Granda, "Early-Learning
+"""ELR, early-learning regularization: S. Liu, J. Niles-Weed, N. Razavian, C. Fernandez-Granda, "Early-Learning
 Regularization Prevents Memorization of Noisy Labels", NeurIPS 2020, arXiv 2007.00151.
 """
 
@@ -25,7 +25,7 @@ class ELR(AttentionConsistency):
     Args:
         setting: what the experiment fixes.
         beta: momentum of the targets, in [0, 1) (CIFAR-10: 0.7, CIFAR-100: 0.9).
-        strength: weight of the regulariser, the paper's lambda, 0 or more (CIFAR-10: 3, CIFAR-100: 7).
+        strength: weight of the regularizer, the paper's lambda, 0 or more (CIFAR-10: 3, CIFAR-100: 7).
         lam, erase: see ``AttentionConsistency``.
 
     Raises:

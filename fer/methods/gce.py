@@ -1,4 +1,4 @@
-"""GCE, generalised cross-entropy: Z. Zhang, M. Sabuncu, "Generalized Cross Entropy Loss for Training Deep Neural
+"""GCE, generalized cross-entropy: Z. Zhang, M. Sabuncu, "Generalized Cross Entropy Loss for Training Deep Neural
 Networks with Noisy Labels", NeurIPS 2018, arXiv 1805.07836.
 """
 
@@ -17,7 +17,7 @@ LEAST_PROBABILITY = 1e-7
 """The slope of p ** q is infinite at 0, which a softmax reaches in float32."""
 
 
-def generalised_cross_entropy(p: Tensor, q: float) -> Tensor:
+def generalized_cross_entropy(p: Tensor, q: float) -> Tensor:
     """``(1 - p ** q) / q`` of the label's probability p: cross-entropy as q goes to 0, 1 - p at q = 1."""
     return (1 - p.clamp(min=LEAST_PROBABILITY) ** q) / q
 
@@ -76,7 +76,7 @@ class GCE(AttentionConsistency):
     def classification(self, features: Tensor, logits: Tensor, batch: Batch) -> Loss:
         p = logits.softmax(1).gather(1, batch.label[:, None])[:, 0]
         kept = self.kept[batch.index]
-        loss_cls = (kept * generalised_cross_entropy(p, self.q)).mean()
+        loss_cls = (kept * generalized_cross_entropy(p, self.q)).mean()
         return Loss(loss_cls, logits, {"loss_cls": loss_cls, "kept": kept.mean()})
 
     def _probability_of_label(self, batch: Batch) -> Tensor:

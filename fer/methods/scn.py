@@ -19,7 +19,7 @@ from fer.views.batch import Batch
 Group = Literal["low", "all"]
 
 
-def rank_regularisation(importance: Tensor, high_share: float, margin: float) -> tuple[Tensor, Tensor]:
+def rank_regularization(importance: Tensor, high_share: float, margin: float) -> tuple[Tensor, Tensor]:
     """``max(0, margin - (mean importance of the high group - mean of the low group))``, and who is in the low group.
 
     Args:
@@ -114,7 +114,7 @@ class SCN(AttentionConsistency):
         logits = importance[:, None] * logits
         labels = self.labels[batch.index]
         loss_cls = F.cross_entropy(logits, labels)
-        loss_rank, is_low = rank_regularisation(importance, self.high_share, self.rank_margin)
+        loss_rank, is_low = rank_regularization(importance, self.high_share, self.rank_margin)
         if self.current_epoch >= self.relabel_from:
             self._relabel(logits.detach().softmax(1), labels, is_low, batch.index)
         parts = {

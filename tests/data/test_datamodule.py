@@ -86,7 +86,7 @@ def test_what_cannot_be_served_is_refused(options: dict[str, Any], message: str,
 def test_every_epoch_of_a_training_has_an_order_of_its_own(train: Train, tmp_path: Path) -> None:
     """As Lightning drives the sampler, which it has to find in the loader."""
     shown = tmp_path / "shown.txt"
-    train(tmp_path / "run", "+callbacks.shown._target_=test_data_module.NoteOrder", f"+callbacks.shown.file={shown}")
+    train(tmp_path / "run", "+callbacks.shown._target_=test_datamodule.NoteOrder", f"+callbacks.shown.file={shown}")
     orders = [[int(row) for row in line.split()] for line in shown.read_text().splitlines()]
     assert len(orders) == 3
     assert all(sorted(order) == [*range(60)] for order in orders)

@@ -298,7 +298,7 @@ import sys
 from pathlib import Path
 import numpy as np
 from fer.data.table import SampleTable
-from fer.data import store
+from fer.data.images import store
 from fer.errors import ConfigError
 built, build = [], store.build
 store.build = lambda *arguments: (built.append(1), build(*arguments))[1]

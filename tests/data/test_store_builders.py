@@ -22,7 +22,7 @@ pytestmark = pytest.mark.measured
 OPEN = """
 import errno, fcntl, os, sys, time
 from pathlib import Path
-from fer.data import decode, store
+from fer.data.images import decode, store
 from support.stored_faces import SIZE, table_of
 root, cache, name, locks = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], sys.argv[4]
 right = decode._to_rgb

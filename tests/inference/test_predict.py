@@ -30,6 +30,12 @@ PLACES = [Pasted((150, 200), 180, 0), Pasted((450, 260), 140, 25)]
 
 
 @pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    root = tmp_path_factory.mktemp("predict")
+    return train_on_demo_faces(root / "run", root / "cache")
+
+
+@pytest.fixture(scope="module")
 def group(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("photographs") / "a group, (2) [x]=.png"
     photograph(PLACES).save(path)

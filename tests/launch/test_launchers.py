@@ -57,7 +57,7 @@ def test_nothing_of_ray_outlives_a_killed_sweep(launcher: str, overrides: list[s
     stop.write_text("0.01 1")
     arguments = [
         "-m", launcher, *overrides, "optim.lr=0.01,0.02", f"output_dir={tmp_path / 'out'}",
-        "+callbacks.stop._target_=sweeping.StopAt", f"+callbacks.stop.file={stop}",
+        "+callbacks.stop._target_=support.sweeping.StopAt", f"+callbacks.stop.file={stop}",
     ]  # fmt: skip
     command = Command(arguments, tmp_path)
     wait_until(stop.with_suffix(".reached").exists, command)

@@ -34,7 +34,7 @@ class Stop:
         self.file = folder / "stop.txt"
         self.file.write_text("0.0001 1")
         self.overrides = [
-            "optim.lr=0.0001", "+callbacks.stop._target_=sweeping.StopAt", f"+callbacks.stop.file={self.file}",
+            "optim.lr=0.0001", "+callbacks.stop._target_=support.sweeping.StopAt", f"+callbacks.stop.file={self.file}",
         ]  # fmt: skip
 
     def is_reached(self) -> bool:

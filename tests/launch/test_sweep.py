@@ -180,7 +180,7 @@ def faulty(overrides: list[str], tmp_path_factory: pytest.TempPathFactory) -> Fa
 
     def failing(error: str, message: str) -> dict[str, object]:
         callback = {
-            "_target_": "sweeping.FailWhile",
+            "_target_": "support.sweeping.FailWhile",
             "file": str(cause),
             "error": {"_target_": error, "_args_": [message]},
         }
@@ -260,7 +260,7 @@ class Interruptible:
             sweep__rates={
                 **as_option(overrides),
                 "hydra": {"mode": "MULTIRUN", "sweeper": {"params": {"optim.lr": RATES}}},
-                "callbacks": {"stop": {"_target_": "sweeping.StopAt", "file": str(self.stop)}},
+                "callbacks": {"stop": {"_target_": "support.sweeping.StopAt", "file": str(self.stop)}},
             },
         )
         self.arguments = [path, "sweep=rates", "output_dir=out"]
@@ -370,7 +370,7 @@ def test_of_two_processes_on_a_folder_one_trains_and_the_other_takes_its_result(
     interruptible: Interruptible, overrides: list[str], tmp_path: Path
 ) -> None:
     arguments = [
-        *overrides, "output_dir=out", "+callbacks.stop._target_=sweeping.StopAt",
+        *overrides, "output_dir=out", "+callbacks.stop._target_=support.sweeping.StopAt",
         f"+callbacks.stop.file={interruptible.stop}", "optim.lr=0.01",
     ]  # fmt: skip
     interruptible.stop.write_text("0.01 1")

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from fer.methods.core.method import Loss
 from fer.methods.eac import EAC
 from fer.methods.elr import ELR
-from fer.methods.gce import GCE, generalised_cross_entropy
+from fer.methods.gce import GCE, generalized_cross_entropy
 from fer.methods.label_smoothing import LabelSmoothing
 from fer.methods.mixup import Mixup
 from fer.methods.nla import NLA, gaussian_weight
@@ -101,8 +101,8 @@ def test_gce_is_the_box_cox_transform_of_the_probability_of_the_label(seed: int,
 @given(st.floats(1e-3, 1))
 def test_gce_goes_from_cross_entropy_to_absolute_error(p: float) -> None:
     probability = torch.tensor(p, dtype=torch.float64)
-    assert float(generalised_cross_entropy(probability, 1e-7)) == pytest.approx(-math.log(p), abs=1e-5)
-    assert float(generalised_cross_entropy(probability, 1.0)) == pytest.approx(1 - p)
+    assert float(generalized_cross_entropy(probability, 1e-7)) == pytest.approx(-math.log(p), abs=1e-5)
+    assert float(generalized_cross_entropy(probability, 1.0)) == pytest.approx(1 - p)
 
 
 def test_gce_has_a_gradient_where_the_label_seems_impossible() -> None:

@@ -16,13 +16,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fer.config.compose import compose
-from fer.methods.scn import SCN, rank_regularisation
+from fer.methods.scn import SCN, rank_regularization
 
 
 @given(st.lists(st.floats(0.01, 0.99), min_size=2, max_size=20, unique=True), st.floats(0.1, 0.9), st.floats(0, 1))
 def test_the_ranking_wants_a_margin_between_the_groups_means(values: list[float], share: float, margin: float) -> None:
     importance = torch.tensor(values, dtype=torch.float64)
-    loss, is_low = rank_regularisation(importance, share, margin)
+    loss, is_low = rank_regularization(importance, share, margin)
     ranked, count = sorted(values, reverse=True), math.floor(share * len(values))
     high, low = ranked[:count], ranked[count:]
     assert sorted(importance[is_low].tolist(), reverse=True) == pytest.approx(low)
@@ -49,7 +49,7 @@ def test_logits_are_scaled_by_the_importance_in_training_and_test() -> None:
     torch.testing.assert_close(loss.logits, scaled)
     torch.testing.assert_close(method.classify(VIEW), scaled)
     torch.testing.assert_close(loss.parts["loss_cls"], F.cross_entropy(scaled, batch.label))
-    rank, _ = rank_regularisation(importance, 0.7, 0.15)
+    rank, _ = rank_regularization(importance, 0.7, 0.15)
     torch.testing.assert_close(loss.total, loss.parts["loss_cls"] + rank)
 
 

@@ -378,7 +378,7 @@ def test_no_rank_outlives_the_process_that_started_it(
     diary = tmp_path / "diary"
     kill = ["+callbacks.kill._target_=test_distributed.Kill", f"+callbacks.kill.diary={diary}"]
     command = [sys.executable, "-m", "fer.cli.train", *on_two, *kill, "+callbacks.kill.parent=true"]
-    paths = os.pathsep.join([str(PROJECT), str(PROJECT / "tests")])
+    paths = os.pathsep.join(map(str, (PROJECT, PROJECT / "tests", PROJECT / "tests" / "promises")))
     environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
     ended = subprocess.run(
         [*command, f"hydra.run.dir={tmp_path / 'run'}"], cwd=tmp_path, env=environment, timeout=150, capture_output=True

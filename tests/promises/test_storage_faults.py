@@ -115,11 +115,11 @@ def test_other_files_under_the_name_of_a_checkpoint_are_refused(interrupted: Pat
 TRAIN_IN = """
 import sys
 from support.project import CHOICES
-from fer import launch
+from fer.launch import run_job
 from fer.config.compose import compose
 from fer.files.terminal import report_errors
 with report_errors("train"):
-    launch.run(compose(sys.argv[2:]), sys.argv[1], CHOICES)
+    run_job.run(compose(sys.argv[2:]), sys.argv[1], CHOICES)
 """
 
 
@@ -134,9 +134,13 @@ def test_a_read_only_folder_is_refused_at_the_start(
     folder.mkdir(exist_ok=True)
     mount = f"mount --bind {folder} {folder} && mount -o remount,ro,bind {folder} && exec"
     train = shlex.join([sys.executable, "-c", TRAIN_IN, str(folder), *overrides])
+    tests = PROJECT / "tests"
     done = subprocess.run(
         ["unshare", "-m", "sh", "-c", f"{mount} {train}"],
-        env={**os.environ, "PYTHONPATH": f"{PROJECT}{os.pathsep}{PROJECT / 'tests'}"},
+        env={
+            **os.environ,
+            "PYTHONPATH": f"{PROJECT}{os.pathsep}{PROJECT / 'tests'}{os.pathsep}{PROJECT / 'tests' / 'promises'}",
+        },
         capture_output=True,
         text=True,
         check=False,

@@ -93,7 +93,7 @@ def test_no_command_asks_another_machine(
         "predict": ["run=run", f"images={face}", "detect=off", "accelerator=cpu", "output=faces.csv"],
     }
     program = "import sys\n" + "".join(
-        f"import fer.{module}; sys.argv = {[module, *arguments]!r}; fer.{module}.main()\n"
+        f"import fer.cli.{module}; sys.argv = {[module, *arguments]!r}; fer.cli.{module}.main()\n"
         for module, arguments in steps.items()
     )
     done = python(program)

@@ -6,17 +6,8 @@ import csv
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from fer.inference.photo_job import Outcome, PredictionJob
 from fer.runs.run_folder import RunFolder
-from support.photographs import train_on_demo_faces
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
-    root = tmp_path_factory.mktemp("predict")
-    return train_on_demo_faces(root / "run", root / "cache")
 
 
 def predict(run: RunFolder | None, images: Path | list[Path], output: Path, **options: Any) -> Outcome:

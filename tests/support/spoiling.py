@@ -6,5 +6,5 @@ from typing import Any
 
 
 def spoil(**arguments: Any) -> list[str]:
-    given = {"_target_": "test_diverging.Spoil", **arguments}
+    given = {"_target_": "test_finite_losses.Spoil", **arguments}
     return [f"+callbacks.spoil.{key}={value}" for key, value in given.items()]

@@ -1,4 +1,4 @@
-"""What all methods share: optimiser and schedule, views, evaluation, metrics, logging."""
+"""What all methods share: optimizer and schedule, views, evaluation, metrics, logging."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Loss(NamedTuple):
     total: Tensor
     """Scalar to minimise."""
     logits: Tensor
-    """(B, K), by which training accuracy and memorisation are measured."""
+    """(B, K), by which training accuracy and memorization are measured."""
     parts: dict[str, Tensor]
     """Scalars to log by name, such as ``loss_cls``."""
 
@@ -39,7 +39,7 @@ class Setting:
     """What an experiment fixes for whatever method it trains."""
 
     build_network: Callable[[], FaceNetwork]
-    """A freshly initialised network; a method with two networks calls it twice."""
+    """A freshly initialized network; a method with two networks calls it twice."""
     augmentation: Augmentation
     optimizer: Callable[[Iterable[Any]], Optimizer] | None
     """``None`` where nothing is trained."""

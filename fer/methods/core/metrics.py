@@ -1,4 +1,4 @@
-"""What an epoch is measured by: quality on an evaluation split, memorisation of wrong labels in training."""
+"""What an epoch is measured by: quality on an evaluation split, memorization of wrong labels in training."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class EvaluationMetrics(Metric):
 class TrainingStatistics:
     """Sums over a training epoch, held on the device so that no step waits for it.
 
-    Accuracy and memorisation are read off the logits with which the samples were trained.
+    Accuracy and memorization are read off the logits with which the samples were trained.
     """
 
     def __init__(self) -> None:

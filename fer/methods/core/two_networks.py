@@ -18,7 +18,7 @@ EVALUATED = ("first", "second", "mean")
 class TwoNetworks(Method):
     """A method with ``network`` and ``second_network``, alike but for their initial values.
 
-    One optimiser holds both: Adam and SGD treat every parameter by itself.
+    One optimizer holds both: Adam and SGD treat every parameter by itself.
 
     Args:
         setting: what the experiment fixes.
