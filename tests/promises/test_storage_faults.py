@@ -137,10 +137,7 @@ def test_a_read_only_folder_is_refused_at_the_start(
     tests = PROJECT / "tests"
     done = subprocess.run(
         ["unshare", "-m", "sh", "-c", f"{mount} {train}"],
-        env={
-            **os.environ,
-            "PYTHONPATH": f"{PROJECT}{os.pathsep}{PROJECT / 'tests'}{os.pathsep}{PROJECT / 'tests' / 'promises'}",
-        },
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (PROJECT, tests, tests / "promises")))},
         capture_output=True,
         text=True,
         check=False,
