@@ -13,10 +13,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fer.methods.core.method import Loss, Method, Setting
+from fer.methods.core.method import Loss, Setting
+from fer.methods.core.one_view import OneViewMethod
 from fer.models.batch_norm import keep_views_apart
 from fer.models.cam import class_activation_maps
-from fer.views.augmentation import ERASE_RECIPES, EraseRecipe
+from fer.models.network import FaceNetwork
+from fer.views.augmentation import ERASE_RECIPES, Augmentation, EraseRecipe
 from fer.views.batch import Batch
 from fer.views.flip import mirror
 
@@ -35,68 +37,54 @@ def attention_consistency_loss(cam: Tensor, cam_of_mirrored: Tensor) -> Tensor:
     return F.mse_loss(cam, mirror(cam_of_mirrored))
 
 
-class AttentionConsistency(Method):
-    """A method that classifies one view and can add ``lam`` times the attention consistency of two: EAC on anything.
-
-    A subclass writes ``classification``. With ``lam=0`` it gets one view, and the second is neither made nor passed.
+class AttentionConsistency:
+    """Term ``L_c`` of EAC with its weight and its views, for EAC and for any ``OneViewMethod``.
 
     Args:
         setting: what the experiment fixes.
-        lam: weight of the consistency loss, 0 or more.
+        lam: weight of the term, 0 or more.
         erase: how the second view is made, see ``EAC``. ``released`` becomes ``shared`` or ``independent`` here.
+        pixel_noise_on_second_view: see ``EAC``.
 
     Raises:
         ValueError: a value outside those listed.
     """
 
-    def __init__(self, setting: Setting, *, lam: float = 0.0, erase: Erase = "shared") -> None:
+    def __init__(
+        self,
+        setting: Setting,
+        *,
+        lam: float,
+        erase: Erase = "shared",
+        pixel_noise_on_second_view: bool | None = None,
+    ) -> None:
         if not (isinstance(lam, int | float) and math.isfinite(lam) and lam >= 0):
             raise ValueError(f"method.lam is {lam}; it must be a number of 0 or more")
         if erase not in (*ERASE_RECIPES, "released"):
             raise ValueError(f"method.erase is {erase!r}; choose one of {', '.join(ERASE_RECIPES)}, released")
-        super().__init__(setting)
-        self.lam = lam
+        self.decided: dict[str, str] = {}
         if erase == "released":
             erase = "shared" if setting.labels_are_clean else "independent"
             self.decided["method.erase"] = erase
+        self.lam = lam
         self.erase: EraseRecipe = erase
-        self.views = 2 if lam else 1
+        self.pixel_noise_on_second_view = pixel_noise_on_second_view
 
-    def classification(self, features: Tensor, logits: Tensor, batch: Batch) -> Loss:
-        """The loss of the classified view.
+    def make_views(self, augmentation: Augmentation, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Make the classified view and its mirrored partner of uint8 images (B, 3, h, w)."""
+        return augmentation.two_views(
+            image, erase=self.erase, pixel_noise_on_second_view=self.pixel_noise_on_second_view
+        )
 
-        Args:
-            features: its feature map (B, C, h, w).
-            logits: those of the network's linear classifier, (B, K).
-            batch: as in ``loss``.
-        """
-        raise TypeError(f"{type(self).__name__} must define classification(features, logits, batch)")
-
-    def make_views(self, image: Tensor) -> Tensor | tuple[Tensor, Tensor]:
-        return super().make_views(image) if self.views == 1 else self.augmentation.two_views(image, erase=self.erase)
-
-    def loss(self, batch: Batch) -> Loss:
-        if self.views == 1:
-            features, logits = self.network(batch.image)
-            return self.classification(features, logits, batch)
-        features, mirrored_features, logits = self.features_of_both(*batch.image)
-        classified = self.classification(features, logits, batch)
-        weight = self.network.classifier.weight.detach()
-        loss_consistency = attention_consistency_loss(
+    def loss(self, features: Tensor, mirrored_features: Tensor, network: FaceNetwork) -> Tensor:
+        """Compute ``L_c`` of the feature maps (B, C, h, w) of both views."""
+        weight = network.classifier.weight.detach()
+        return attention_consistency_loss(
             class_activation_maps(features, weight), class_activation_maps(mirrored_features, weight)
         )
-        weighted = self.lam * loss_consistency
-        parts = {"loss_consistency": loss_consistency, "loss_consistency_weighted": weighted}
-        return Loss(classified.total + weighted, classified.logits, classified.parts | parts)
-
-    def features_of_both(self, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Feature maps (B, C, h, w) of both views and the logits (B, K) of the first."""
-        features, logits = self.network(first)
-        mirrored_features, _ = self.network(second)
-        return features, mirrored_features, logits
 
 
-class EAC(AttentionConsistency):
+class EAC(OneViewMethod):
     """Erasing Attention Consistency (Zhang et al., ECCV 2022, arXiv 2207.10299).
 
         M_j(h, w) = sum_c W[j, c] F_c(h, w)                           CAM of class j, W without gradient
@@ -143,17 +131,15 @@ class EAC(AttentionConsistency):
     ) -> None:
         if forward not in FORWARDS:
             raise ValueError(f"method.forward is {forward!r}; choose one of {', '.join(FORWARDS)}")
-        super().__init__(setting, lam=lam, erase=erase)
-        self.views = 2
-        self.pixel_noise_on_second_view = pixel_noise_on_second_view
+        super().__init__(setting)
+        term = AttentionConsistency(
+            setting, lam=lam, erase=erase, pixel_noise_on_second_view=pixel_noise_on_second_view
+        )
+        self.add_consistency(term)
+        self.consistency, self.views = term, 2  # with weight 0, too: the second view moves BatchNorm's statistics
         self.forward_mode = forward
         if forward == "joint_per_view_statistics":
             keep_views_apart(self.network)
-
-    def make_views(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        return self.augmentation.two_views(
-            image, erase=self.erase, pixel_noise_on_second_view=self.pixel_noise_on_second_view
-        )
 
     def classification(self, features: Tensor, logits: Tensor, batch: Batch) -> Loss:
         loss_cls = F.cross_entropy(logits, batch.label)

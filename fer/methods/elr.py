@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fer.methods.core.method import Loss, Setting
+from fer.methods.core.one_view import OneViewMethod
 from fer.methods.eac import AttentionConsistency
 from fer.views.augmentation import EraseRecipe
 from fer.views.batch import Batch
@@ -16,7 +17,7 @@ from fer.views.batch import Batch
 LEAST_PROBABILITY = 1e-4
 
 
-class ELR(AttentionConsistency):
+class ELR(OneViewMethod):
     """Cross-entropy plus ``strength * mean(log(1 - <target, p>))``, with a running mean of each sample's predictions.
 
     ``target <- beta * target + (1 - beta) * p / sum(p)`` at every step that shows the sample, before the loss; no
@@ -48,7 +49,8 @@ class ELR(AttentionConsistency):
             raise ValueError(f"method.beta is {beta}; it must lie in [0, 1)")
         if not strength >= 0:
             raise ValueError(f"method.strength is {strength}; it must be 0 or more")
-        super().__init__(setting, lam=lam, erase=erase)
+        super().__init__(setting)
+        self.add_consistency(AttentionConsistency(setting, lam=lam, erase=erase))
         self.beta, self.strength = beta, strength
         self.register_sample_state("targets", torch.zeros(len(setting.given_labels), self.num_classes))
 

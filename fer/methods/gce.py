@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from fer.methods.core.method import Loss, Setting
+from fer.methods.core.one_view import OneViewMethod
 from fer.methods.core.over_training_set import over_training_samples
 from fer.methods.eac import AttentionConsistency
 from fer.views.augmentation import EraseRecipe
@@ -22,7 +23,7 @@ def generalized_cross_entropy(p: Tensor, q: float) -> Tensor:
     return (1 - p.clamp(min=LEAST_PROBABILITY) ** q) / q
 
 
-class GCE(AttentionConsistency):
+class GCE(OneViewMethod):
     """``mean(w * (1 - p_y ** q) / q)`` over the batch; w is 1 or, once ``truncate_at`` acts, 0 for doubted labels.
 
     With ``truncate_at`` = k, from epoch ``truncate_from`` on and every ``truncate_every`` epochs, samples whose label
@@ -61,7 +62,8 @@ class GCE(AttentionConsistency):
             raise ValueError(f"method.truncate_at is {truncate_at}; it must lie in (0, 1), or be null for never")
         if truncate_every < 1:
             raise ValueError(f"method.truncate_every is {truncate_every}; it must be 1 or more")
-        super().__init__(setting, lam=lam, erase=erase)
+        super().__init__(setting)
+        self.add_consistency(AttentionConsistency(setting, lam=lam, erase=erase))
         self.q = q
         self.truncate_at = truncate_at
         self.truncate_from, self.truncate_every = truncate_from, truncate_every

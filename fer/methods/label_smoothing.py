@@ -6,12 +6,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fer.methods.core.method import Loss, Setting
+from fer.methods.core.one_view import OneViewMethod
 from fer.methods.eac import AttentionConsistency
 from fer.views.augmentation import EraseRecipe
 from fer.views.batch import Batch
 
 
-class LabelSmoothing(AttentionConsistency):
+class LabelSmoothing(OneViewMethod):
     """Cross-entropy with targets ``(1 - share) * onehot(label) + share / K``.
 
     Args:
@@ -28,7 +29,8 @@ class LabelSmoothing(AttentionConsistency):
     ) -> None:
         if not 0 <= share <= 1:
             raise ValueError(f"method.share is {share}; it must lie in 0..1")
-        super().__init__(setting, lam=lam, erase=erase)
+        super().__init__(setting)
+        self.add_consistency(AttentionConsistency(setting, lam=lam, erase=erase))
         self.share = share
 
     def classification(self, features: Tensor, logits: Tensor, batch: Batch) -> Loss:

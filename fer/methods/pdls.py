@@ -13,12 +13,13 @@ from torch import Tensor
 
 from fer.errors import OtherClasses
 from fer.methods.core.method import Loss, Setting
+from fer.methods.core.one_view import OneViewMethod
 from fer.methods.eac import AttentionConsistency
 from fer.views.augmentation import EraseRecipe
 from fer.views.batch import Batch
 
 
-class PDLS(AttentionConsistency):
+class PDLS(OneViewMethod):
     """Cross-entropy with targets ``alpha * onehot(label) + (1 - alpha) * prior[label]``.
 
     Args:
@@ -60,7 +61,8 @@ class PDLS(AttentionConsistency):
                 raise ValueError(
                     f"method.prior: the row of {name} must hold numbers of 0 or more that sum to at most 1"
                 )
-        super().__init__(setting, lam=lam, erase=erase)
+        super().__init__(setting)
+        self.add_consistency(AttentionConsistency(setting, lam=lam, erase=erase))
         self.alpha = alpha
         order = [list(classes).index(name) for name in setting.class_names]
         self.register_buffer("prior", torch.tensor(prior, dtype=torch.float32)[order][:, order], persistent=False)

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fer.methods.core.method import Loss, Setting
+from fer.methods.core.one_view import OneViewMethod
 from fer.methods.eac import AttentionConsistency
 from fer.views.augmentation import EraseRecipe
 from fer.views.batch import Batch
@@ -26,7 +27,7 @@ def reverse_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     return -LOG_OF_ZERO * off_label.mean()
 
 
-class SCE(AttentionConsistency):
+class SCE(OneViewMethod):
     """``alpha`` times cross-entropy plus ``beta`` times reverse cross-entropy.
 
     Args:
@@ -49,7 +50,8 @@ class SCE(AttentionConsistency):
     ) -> None:
         if not (alpha >= 0 and beta >= 0):
             raise ValueError(f"method.alpha is {alpha} and method.beta {beta}; both must be 0 or more")
-        super().__init__(setting, lam=lam, erase=erase)
+        super().__init__(setting)
+        self.add_consistency(AttentionConsistency(setting, lam=lam, erase=erase))
         self.alpha, self.beta = alpha, beta
 
     def classification(self, features: Tensor, logits: Tensor, batch: Batch) -> Loss:

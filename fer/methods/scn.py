@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fer.methods.core.method import Loss, Setting
+from fer.methods.core.one_view import OneViewMethod
 from fer.methods.eac import AttentionConsistency
 from fer.views.augmentation import EraseRecipe
 from fer.views.batch import Batch
@@ -40,7 +41,7 @@ def rank_regularization(importance: Tensor, high_share: float, margin: float) ->
     return (margin - gap).clamp(min=0), is_low
 
 
-class SCN(AttentionConsistency):
+class SCN(OneViewMethod):
     """Self-Cure Network (Wang et al., CVPR 2020, arXiv 2002.10392).
 
         alpha_i = sigmoid(w_a . f_i)                                  importance
@@ -96,7 +97,8 @@ class SCN(AttentionConsistency):
                 raise ValueError(f"method.{name} is {margin}; it must be 0 or more")
         if relabel_group not in ("low", "all"):
             raise ValueError(f"method.relabel_group is {relabel_group!r}; choose low or all")
-        super().__init__(setting, lam=lam, erase=erase)
+        super().__init__(setting)
+        self.add_consistency(AttentionConsistency(setting, lam=lam, erase=erase))
         self.high_share = high_share
         self.rank_margin = rank_margin
         self.relabel_from = relabel_from

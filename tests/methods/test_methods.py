@@ -20,7 +20,12 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(method: str, train: Tra
     with pytest.raises(SystemExit):
         train(tmp_path / "cut", *overrides, *terminated(1, 1))
     with pytest.raises(PowerCut):
-        train(tmp_path / "cut", *overrides, "+callbacks.cut._target_=test_resume.CutPower", "+callbacks.cut.epoch=2")
+        train(
+            tmp_path / "cut",
+            *overrides,
+            "+callbacks.cut._target_=support.interruptions.CutPower",
+            "+callbacks.cut.epoch=2",
+        )
     train(tmp_path / "cut", *overrides)
     assert records(tmp_path / "cut") == records(tmp_path / "whole")
     assert_same_maps(tmp_path / "cut", tmp_path / "whole")

@@ -70,7 +70,7 @@ def test_a_resumed_run_goes_on_with_the_same_views(overrides: list[str], tmp_pat
     whole = train(tmp_path / "whole", overrides, *noise)
     with pytest.raises(SystemExit):
         train(tmp_path / "cut", overrides, *noise, *terminated(1, 1))
-    cut = "+callbacks.cut._target_=test_resume.CutPower"
+    cut = "+callbacks.cut._target_=support.interruptions.CutPower"
     with pytest.raises(PowerCut):
         train(tmp_path / "cut", overrides, *noise, cut, "+callbacks.cut.epoch=2")
     again = train(tmp_path / "cut", overrides, *noise)

@@ -10,9 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
-import lightning.pytorch as L
 import pytest
 from support.interruptions import EPOCHS, PowerCut, assert_same_outcome, records
 from support.project import CHOICES, PROJECT, Train
@@ -22,17 +20,6 @@ from fer.config.compose import compose
 from fer.errors import UserError
 from fer.launch import run_job
 from fer.runs.run_folder import RunFolder, RunFolderError
-
-
-class CutPower(L.Callback):
-    """Ends the process's work in the middle of an epoch."""
-
-    def __init__(self, epoch: int) -> None:
-        self.epoch = epoch
-
-    def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
-        if trainer.current_epoch == self.epoch:
-            raise PowerCut
 
 
 @pytest.fixture
@@ -53,7 +40,7 @@ def test_interrupted_at_any_epoch_resumes_to_the_same_result(
 ) -> None:
     folder = tmp_path / "cut"
     with pytest.raises(PowerCut):
-        train(folder, "+callbacks.cut._target_=test_resume.CutPower", f"+callbacks.cut.epoch={epoch}")
+        train(folder, "+callbacks.cut._target_=support.interruptions.CutPower", f"+callbacks.cut.epoch={epoch}")
     assert len(records(folder)) == epoch
     assert RunFolder(folder).state == "incomplete"
     train(folder)
@@ -65,7 +52,7 @@ def test_record_without_its_checkpoint_is_written_again(undisturbed: Path, train
     """A crash between the two leaves one record too many, or half of one."""
     folder = tmp_path / "cut"
     with pytest.raises(PowerCut):
-        train(folder, "+callbacks.cut._target_=test_resume.CutPower", "+callbacks.cut.epoch=2")
+        train(folder, "+callbacks.cut._target_=support.interruptions.CutPower", "+callbacks.cut.epoch=2")
     with (folder / "records.jsonl").open("a") as stream:
         stream.write(json.dumps({"epoch": 2, "test/acc": 0.5, "seconds": 1.0}) + "\n")
         stream.write('{"epoch": 3, "test/a')

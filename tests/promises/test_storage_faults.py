@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import lightning.pytorch as L
 import pytest
 import torch
 from support.disk_limits import LAST, lift_limit, room_for
@@ -23,18 +22,6 @@ from fer.errors import TrainingError
 from fer.runs.run_folder import RunFolder, RunFolderError
 
 pytestmark = pytest.mark.measured
-
-
-class DiskFull(L.Callback):
-    """From the second epoch on no file may grow beyond a number of bytes, as on a disk with little room."""
-
-    def __init__(self, room: int) -> None:
-        self.room = room
-
-    def on_train_epoch_end(self, trainer: L.Trainer, *_: Any) -> None:
-        if trainer.current_epoch == 1 and trainer.global_rank == 0:
-            shutil.copy(Path(trainer.default_root_dir, LAST), Path(trainer.default_root_dir, "before.ckpt"))
-            resource.setrlimit(resource.RLIMIT_FSIZE, (self.room, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
 
 
 @pytest.fixture(autouse=True)

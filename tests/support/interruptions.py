@@ -5,10 +5,23 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import lightning.pytorch as L
 import torch
 
 from fer.runs.run_folder import RunFolder
 from fer.training.callbacks.epoch_records import COSTS
+
+
+class CutPower(L.Callback):
+    """Ends the process's work in the middle of an epoch."""
+
+    def __init__(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
+        if trainer.current_epoch == self.epoch:
+            raise PowerCut
+
 
 EPOCHS = 3
 

@@ -3,31 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
-import lightning.pytorch as L
 import pytest
-import torch
 from support.project import Train
 from support.spoiling import spoil
 
 from fer.errors import TrainingError
 from fer.runs.run_folder import RunFolder
-
-
-class Spoil(L.Callback):
-    """Spoils a weight before a step on one of the devices, and writes down the samples of the step."""
-
-    def __init__(self, epoch: int, step: int, value: float, rank: int = 0) -> None:
-        self.epoch, self.step, self.value, self.rank = epoch, step, value, rank
-
-    def on_train_batch_start(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
-    ) -> None:
-        if (trainer.current_epoch + 1, batch_idx + 1) == (self.epoch, self.step) and trainer.global_rank == self.rank:
-            Path(trainer.default_root_dir, "spoilt.txt").write_text(" ".join(map(str, batch.index.tolist())))
-            with torch.no_grad():
-                next(iter(pl_module.parameters())).fill_(self.value)
 
 
 @pytest.mark.parametrize("log_every", [1, 50])

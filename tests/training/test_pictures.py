@@ -37,7 +37,7 @@ from fer.views.flip import mirror
 
 CLASSES = ("bar", "disc", "line")
 THREE_TIMES = "callbacks.pictures.epochs=3"
-CUT = ["+callbacks.cut._target_=test_resume.CutPower"]
+CUT = ["+callbacks.cut._target_=support.interruptions.CutPower"]
 
 
 def events(folder: Path) -> EventAccumulator:

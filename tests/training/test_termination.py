@@ -28,17 +28,6 @@ STEPS = 4
 LAST = Path("checkpoints", "last.ckpt")
 
 
-class Terminate(L.Callback):
-    """Sends SIGTERM to its own process, on one rank, before a step."""
-
-    def __init__(self, epoch: int, step: int, rank: int = 0) -> None:
-        self.at = (epoch, step, rank)
-
-    def on_train_batch_start(self, trainer: L.Trainer, module: L.LightningModule, batch: Any, batch_idx: int) -> None:
-        if (trainer.current_epoch, batch_idx, trainer.global_rank) == self.at:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-
 def train_until_terminated(train: Train, folder: Path, *overrides: str) -> None:
     handler = signal.getsignal(signal.SIGTERM)
     with pytest.raises(SystemExit) as stop:
