@@ -126,7 +126,7 @@ def test_a_run_ended_by_a_signal_goes_on_by_the_same_command(
     stop = tmp_path / "stop.txt"
     values = ["optim.lr=0.001", f"trainer.devices={devices}"]
     arguments = [
-        *overrides, *values, "+callbacks.stop._target_=sweeping.StopAt", f"+callbacks.stop.file={stop}",
+        *overrides, *values, "+callbacks.stop._target_=support.sweeping.StopAt", f"+callbacks.stop.file={stop}",
         f"output_dir={tmp_path / 'out'}",
     ]  # fmt: skip
 
