@@ -52,7 +52,7 @@ class SCN(OneViewMethod):
 
         symbol    argument        default
         beta      high_share      0.7
-        delta_1   rank_margin     0.15 (batch 1024); 0.07 (batch 64, released code)
+        delta_1   rank_margin     0.15 (paper, batch 1024); 0.07 in the YAML (released code, batch 64)
         delta_2   relabel_margin  0.2
 
     The floor(beta B) largest of a batch of B are the high group. Logits are alpha_i * W f_i in training and test
