@@ -17,11 +17,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support.project import Train
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from rich.console import Console
+from support.project import Train
 
 from fer.cli.data import main
 from fer.data import noise

@@ -11,9 +11,9 @@ import lightning.pytorch as L
 import numpy as np
 import pytest
 import torch
-from support.project import Train
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from support.project import Train
 
 from fer.data import noise
 from fer.data.loading.datamodule import FaceDataModule

@@ -14,11 +14,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support.project import PROJECT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
+from support.project import PROJECT
 from support.stored_faces import SIZE, make_faces, open_store, picture, table_of
 
 from fer.data.images import content_hashes, store_building, store_files

@@ -19,9 +19,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support.project import PROJECT
 from hypothesis import given
 from hypothesis import strategies as st
+from support.project import PROJECT
 from support.stored_faces import SIZE, make_faces, open_store, pixels_of, table_of
 
 from fer.data.images import store_files
