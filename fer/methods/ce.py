@@ -10,7 +10,10 @@ from fer.views.batch import Batch
 
 
 class CrossEntropy(Method):
-    """Mean cross-entropy of the given labels on the view that EAC classifies."""
+    """Cross-entropy of the given labels, the control of every comparison.
+
+    L = mean_i CE(W f_i, y_i)          on the view that EAC classifies
+    """
 
     def loss(self, batch: Batch) -> Loss:
         assert isinstance(batch.image, Tensor)

@@ -18,10 +18,17 @@ LEAST_PROBABILITY = 1e-4
 
 
 class ELR(OneViewMethod):
-    """Cross-entropy plus ``strength * mean(log(1 - <target, p>))``, with a running mean of each sample's predictions.
+    """Early-Learning Regularization (Liu et al., NeurIPS 2020, arXiv 2007.00151).
 
-    ``target <- beta * target + (1 - beta) * p / sum(p)`` at every step that shows the sample, before the loss; no
-    gradient goes through it. p is clamped to 1e-4..1 - 1e-4, as released.
+        t_i <- beta t_i + (1 - beta) p_i / sum(p_i)       at every step that shows the sample, before the loss
+        L    = CE(z, y) + lambda mean log(1 - <t_i, p_i>)
+
+        symbol    argument    default
+        beta      beta        0.7 (CIFAR-10)
+        lambda    strength    3 (CIFAR-10)
+
+    Differences from the released code: none. p is clamped to 1e-4..1 - 1e-4 and no gradient goes through t, as there.
+    ``lam`` adds EAC's attention consistency, of which ELR has none.
 
     Args:
         setting: what the experiment fixes.

@@ -24,7 +24,15 @@ def generalized_cross_entropy(p: Tensor, q: float) -> Tensor:
 
 
 class GCE(OneViewMethod):
-    """``mean(w * (1 - p_y ** q) / q)`` over the batch; w is 1 or, once ``truncate_at`` acts, 0 for doubted labels.
+    """Generalized cross-entropy (Zhang and Sabuncu, NeurIPS 2018, arXiv 1805.07836).
+
+        L = mean w_i (1 - p_{y_i}^q) / q                  w is 1, or 0 for labels that truncation doubts
+
+        symbol    argument       default
+        q         q              0.7
+        k         truncate_at    never; paper 0.5
+
+    Differences from the released code: none in the loss; its truncation begins one epoch earlier (the 40th, index 39).
 
     With ``truncate_at`` = k, from epoch ``truncate_from`` on and every ``truncate_every`` epochs, samples whose label
     the network gives at most k are left out; their part of the paper's truncated loss is a constant, which is left out

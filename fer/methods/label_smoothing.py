@@ -13,7 +13,14 @@ from fer.views.batch import Batch
 
 
 class LabelSmoothing(OneViewMethod):
-    """Cross-entropy with targets ``(1 - share) * onehot(label) + share / K``.
+    """Label smoothing (Szegedy et al., CVPR 2016, arXiv 1512.00567).
+
+        L = CE(z, q),    q = (1 - epsilon) onehot(y) + epsilon / K
+
+        symbol    argument    default
+        epsilon   share       0.1
+
+    ``lam`` adds EAC's attention consistency, which is no part of the method.
 
     Args:
         setting: what the experiment fixes.

@@ -13,10 +13,16 @@ from fer.views.batch import Batch
 
 
 class Mixup(Method):
-    """Cross-entropy of ``l * x_i + (1 - l) * x_j`` against both labels, weighted alike; one l per batch.
+    """Mixup (Zhang et al., ICLR 2018, arXiv 1710.09412).
 
-    ``train/acc`` counts the mixed image against the label of its first part, which means little; ``train/acc_mixed``
-    weighs both labels.
+        x = l x_i + (1 - l) x_j                          j a random partner, l ~ Beta(alpha, alpha), one l per batch
+        L = mean (l CE(z(x), y_i) + (1 - l) CE(z(x), y_j))
+
+        symbol    argument    default
+        alpha     alpha       1 (released code)
+
+    Differences from the released code: none in the loss. ``train/acc`` counts the mixed image against the label of its
+    first part, which means little; ``train/acc_mixed`` weighs both labels.
 
     Args:
         setting: what the experiment fixes.

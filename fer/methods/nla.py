@@ -50,10 +50,13 @@ def _density(x: Tensor, y: Tensor, mean: tuple[float, float], variance: float, c
 
 
 class NLA(Method):
-    """``0.5 * mean(CE) + 0.5 * mean(w * CE) + 0.5 * JS``, w by ``gaussian_weight``, JS between a face and its mirror.
+    """Navigating Label Ambiguity (AAAI 2025, arXiv 2502.09993).
 
-    As released, w is not detached, the mean of the two views is taken of their logits, and JS is summed over the
-    batch, so that its weight grows with the batch's size.
+        L = 0.5 mean(CE) + 0.5 mean(w CE) + 0.5 JS       w by ``gaussian_weight`` from the two largest probabilities,
+                                                         JS between a face and its mirror image
+
+    Differences from the released code: none with ``js_reduction="sum"``. As there, w is not detached, the mean of the
+    two views is taken of their logits, and JS is summed over the batch, so that its weight grows with the batch's size.
 
     Args:
         setting: what the experiment fixes.

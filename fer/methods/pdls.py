@@ -20,7 +20,15 @@ from fer.views.batch import Batch
 
 
 class PDLS(OneViewMethod):
-    """Cross-entropy with targets ``alpha * onehot(label) + (1 - alpha) * prior[label]``.
+    """Label smoothing by a prior distribution of annotators' confusions (PDLS; Vo et al., IEEE Access 2020).
+
+        L = CE(z, q),    q = alpha onehot(y) + (1 - alpha) prior[y]
+
+        symbol    argument    default
+        alpha     alpha       0.8 (released for RAF-DB)
+
+    Differences from the released code: none in the loss. ``lam`` adds EAC's attention consistency, of which PDLS has
+    none.
 
     Args:
         setting: what the experiment fixes.

@@ -20,12 +20,18 @@ _EPS = 2e-5
 
 
 class RUL(Method):
-    """Classifies mixtures of two faces in which the more uncertain face has the larger share.
+    """Relative Uncertainty Learning (Zhang et al., NeurIPS 2021).
 
-    Two heads on the feature map give each face a vector ``mu`` and an uncertainty ``s``, the mean of ``exp`` of the
-    second head's outputs. With a random partner j the mixture is ``(s_i mu_i + s_j mu_j) / (s_i + s_j)``, and the loss
-    the mean of its cross-entropies against both labels. A face by itself is classified by ``mu``; its ``s`` is kept as
-    ``uncertainty`` in ``predictions.csv``. ``train/acc``, of mixtures against one label, is low by construction.
+        mu_i, s_i = heads(F_i)                            s the mean of exp of the second head's outputs
+        mu        = (s_i mu_i + s_j mu_j) / (s_i + s_j)   j a random partner: the more uncertain face has more weight
+        L         = 0.5 (CE(W mu, y_i) + CE(W mu, y_j))
+
+        symbol    argument      default
+        dim(mu)   dimensions    64
+
+    A face by itself is classified by ``mu``; its ``s`` is kept as ``uncertainty`` in ``predictions.csv``.
+    ``train/acc``, of mixtures against one label, is low by construction. Differences from the released code: none in
+    the loss.
 
     Args:
         setting: what the experiment fixes.

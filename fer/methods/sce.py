@@ -28,7 +28,17 @@ def reverse_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 class SCE(OneViewMethod):
-    """``alpha`` times cross-entropy plus ``beta`` times reverse cross-entropy.
+    """Symmetric cross-entropy (Wang et al., ICCV 2019, arXiv 1908.06112).
+
+        L = alpha CE(z, y) + beta RCE(z, y)
+        RCE = - sum_k p_k log q_k                        q the one-hot label, log 0 replaced by A = log 1e-4
+
+        symbol    argument    default
+        alpha     alpha       0.1 (released for CIFAR-10)
+        beta      beta        1 (released for CIFAR-10)
+
+    Differences from the released code: none in the loss. ``lam`` adds EAC's attention consistency, of which SCE has
+    none.
 
     Args:
         setting: what the experiment fixes.

@@ -20,7 +20,12 @@ from fer.views.batch import Batch
 
 
 class VAC(Method):
-    """Mean cross-entropy of a face and its mirror image plus ``lam`` times the consistency of their CAMs.
+    """Visual Attention Consistency (Guo et al., CVPR 2019), for one label and one scale.
+
+        L = 0.5 (CE(z(x), y) + CE(z(flip x), y)) + lambda mean (M(x) - flip M(flip x))^2
+
+        symbol    argument    default
+        lambda    lam         1
 
     The paper has several labels per image, and a second, smaller scale of both views; this is its form for one label
     and one scale.
