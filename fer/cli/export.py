@@ -52,7 +52,7 @@ def _export(cfg: DictConfig) -> None:
 
 
 def _images_per_second(model: Model, batch: int) -> float:
-    """Of one call after another for a second, preparation of the view included."""
+    """Measure back-to-back calls over a second, preparation of the view included."""
     import numpy as np
 
     faces = np.zeros((batch, 3, model.image_size, model.image_size), np.uint8)

@@ -11,7 +11,7 @@ _TAKE_A_VALUE = (
     "-i", "--experimental-rerun",
 )  # fmt: skip
 _SECTIONS = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
-"""What may follow ``--info``, which also stands alone."""
+"""Words that may follow ``--info``, which also stands alone."""
 
 
 def options_first(arguments: Sequence[str]) -> list[str]:

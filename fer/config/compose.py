@@ -1,4 +1,4 @@
-"""Where the configuration stands, how it is composed outside ``@hydra.main``, and how a run folder gets its name.
+"""Composition of configurations outside ``@hydra.main``, and names of run folders.
 
 Resolvers: ``${run_group:}``, ``${run_name:}``, ``${default_cache_dir:}``, and ``${epochs:10,60,2}``, epoch 10
 that a paper states of 60, scaled to ``trainer.max_epochs``, but at least 2, and ``${pixels:256,224}``, 256 pixels that

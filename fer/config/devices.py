@@ -1,4 +1,4 @@
-"""How many devices a configuration asks for."""
+"""Numbers of devices that a configuration asks for."""
 
 from __future__ import annotations
 

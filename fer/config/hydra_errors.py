@@ -56,7 +56,7 @@ def report_composition_errors(program: str, config_name: str) -> Iterator[None]:
 
 
 def explain_mistake(error: Exception, config_name: str = "train", overrides: Sequence[str] = ()) -> str:
-    """What is wrong with overrides that Hydra refuses, with the nearest key or option.
+    """Say what is wrong with overrides that Hydra refuses, and name the nearest key or option.
 
     Args:
         error: Hydra's or OmegaConf's.

@@ -32,7 +32,9 @@ _KINDS: dict[Any, str] = {
 
 
 def instantiate_node(node: Any, key: str = "", **arguments: Any) -> Any:
-    """What a node describes; ``None`` of an empty one. ``_partial_=True`` leaves the call to ``call_configured``.
+    """Build the object that a node describes; ``None`` for an empty node.
+
+    ``_partial_=True`` leaves the call to ``call_configured``.
 
     Args:
         node: with ``_target_`` and its arguments.
@@ -143,7 +145,7 @@ def _fits(value: Any, wanted: Any) -> bool:
 
 
 def _kinds(wanted: Any) -> list[str]:
-    """In words."""
+    """Describe a type hint in words."""
     origin, inner = get_origin(wanted), get_args(wanted)
     if origin in (Union, types.UnionType):
         return list(dict.fromkeys(kind for one in inner for kind in _kinds(one)))

@@ -42,7 +42,7 @@ WholeFrom0 = Annotated[Whole, Field(ge=0)]
 Truth = Annotated[bool, Field(strict=True)]
 FolderPath = Annotated[str, Field(strict=True, pattern=r"\S")]
 Node = Annotated[Mapping[str, Any], Field(strict=False)]
-"""What an option of a group describes: ``_target_`` and its arguments."""
+"""Description of an object: ``_target_`` and its arguments."""
 
 
 class _Section(BaseModel):
@@ -68,7 +68,7 @@ class OptimSettings(_Section):
 
 
 class LaunchSettings(_Section):
-    """How jobs are started; nothing here changes a result."""
+    """Settings of the start of jobs; nothing here changes a result."""
 
     max_restarts: WholeFrom0 = 1
 

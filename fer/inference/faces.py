@@ -17,7 +17,7 @@ Photograph = NDArray[np.uint8]
 """RGB, (height, width, 3)."""
 
 STANDARD_TEMPLATE = np.array([[0.32, 0.39], [0.68, 0.39], [0.50, 0.595], [0.355, 0.755], [0.66, 0.755]])
-"""Where landmarks lie in a face cut out tightly, for runs whose training images are not at hand."""
+"""Positions of landmarks in a face cut out tightly, for runs whose training images are not at hand."""
 
 _SCALES = (320, 640, 1280)
 """Longest edges at which a photograph is searched: the network misses faces of more than half a large image."""
@@ -39,7 +39,7 @@ class Face:
     box: tuple[float, float, float, float]
     """Left, top, width, height; may reach outside the photograph."""
     score: float
-    """How sure the detector is, 0..1."""
+    """Confidence of the detector, 0..1."""
     landmarks: NDArray[np.float64]
     """(5, 2): the eyes, the nose, the corners of the mouth, each pair from the left of the picture."""
 
@@ -99,7 +99,9 @@ def _face(row: NDArray[np.float32], to_pixels: NDArray[np.float64]) -> Face:
 
 
 def measured_template(images: NDArray[np.uint8], detector: FaceDetector) -> NDArray[np.float64] | None:
-    """Where landmarks lie in the training images, (5, 2) in units of their edge: the median over those found.
+    """Measure the positions of landmarks in the training images, (5, 2) in units of their edge.
+
+    They are the medians over the faces found.
 
     Args:
         images: uint8 (N, 3, size, size), cut out and aligned.

@@ -1,4 +1,4 @@
-"""What classifies faces: a run's trained method, or the same exported as an ONNX file, behind one interface."""
+"""Models that classify faces: a run's trained method, or the same exported as an ONNX file, behind one interface."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _TEMPLATE_FILE = "face_template.json"
 
 
 class Prediction(NamedTuple):
-    """What a model says of B faces."""
+    """Predictions for B faces."""
 
     probabilities: NDArray[np.float32]
     """(B, K)."""
@@ -46,7 +46,7 @@ class Model(ABC):
 
     @abstractmethod
     def face_template(self, detector: FaceDetector) -> Template:
-        """Where landmarks lie in the faces that it was trained on, (5, 2) in units of their edge."""
+        """Positions of landmarks in the faces that it was trained on, (5, 2) in units of their edge."""
 
     @abstractmethod
     def predict(self, faces: Images, *, with_cam: bool = False) -> Prediction:

@@ -34,11 +34,11 @@ class OnnxMetadata:
     test_resize: int
     """Edge in pixels to which faces are resized before the central square of ``view_size`` is cut out."""
     mean: tuple[float, float, float]
-    """Of RGB, 0..1."""
+    """Mean of RGB, 0..1."""
     std: tuple[float, float, float]
-    """Of RGB, above 0."""
+    """Standard deviation of RGB, above 0."""
     template: tuple[tuple[float, float], ...]
-    """Where landmarks lie in a face, five points in units of its edge."""
+    """Positions of landmarks in a face, five points in units of its edge."""
 
 
 def read_metadata(found: Mapping[str, str]) -> OnnxMetadata:

@@ -189,7 +189,7 @@ class OnnxModel(Model):
         )
 
     def face_template(self, detector: FaceDetector) -> Template:
-        """As it was measured when the file was made."""
+        """Return the template measured when the file was made."""
         return self._template
 
     def predict(self, faces: Images, *, with_cam: bool = False) -> Prediction:

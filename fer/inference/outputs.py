@@ -1,4 +1,4 @@
-"""What a model says of the faces in photographs, and the files it is written to."""
+"""Predictions for faces in photographs, and the files they are written to."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class ClassifiedFace:
     face: Face
     expression: str
     probabilities: dict[str, float]
-    """By class, in the order of the logits."""
+    """Probability of each class, in the order of the logits."""
     cam: NDArray[np.float32] | None
     """Map (h, w) of the expression, over the cut-out; ``None`` where it was not asked for or there is none."""
 
@@ -125,7 +125,7 @@ _WRITERS: dict[str, type[Writer]] = {".csv": CsvFaces, ".json": JsonFaces}
 
 
 def writer_for(path: Path) -> type[Writer]:
-    """By the ending of the file.
+    """Choose the writer by the ending of the file.
 
     Raises:
         ConfigError: another ending than .csv and .json.

@@ -30,7 +30,7 @@ _SHOWN = 20
 
 @dataclass
 class Outcome:
-    """What became of the photographs."""
+    """Outcome for the photographs."""
 
     output: Path
     photographs: int = 0
@@ -38,7 +38,7 @@ class Outcome:
     without_face: int = 0
     unreadable: list[str] = field(default_factory=list)
     seconds: float = 0.0
-    """From the first photograph to the last, without the start of the program."""
+    """Seconds from the first photograph to the last, without the start of the program."""
     expressions: Counter[str] = field(default_factory=Counter)
 
     def summary(self) -> str:
@@ -75,7 +75,7 @@ class PredictionJob:
     accelerator: str
     threads: int
     reading: ReadingOptions | None = None
-    """How the run's configuration is read."""
+    """Options for reading the run's configuration."""
 
     def run(self) -> Outcome:
         """Do it."""

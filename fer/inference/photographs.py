@@ -31,9 +31,9 @@ class Scene:
     """Why it could not."""
     faces: list[Face] = field(default_factory=list)
     cut_outs: list[NDArray[np.uint8]] = field(default_factory=list)
-    """Of each face, (3, size, size)."""
+    """Pixels of each face, (3, size, size)."""
     transforms: list[NDArray[np.float64]] = field(default_factory=list)
-    """From pixels of the photograph to those of a cut-out, (2, 3)."""
+    """Map from pixels of the photograph to those of a cut-out, (2, 3)."""
 
 
 def find_images(patterns: Sequence[str]) -> list[Path]:

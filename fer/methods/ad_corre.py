@@ -105,7 +105,7 @@ class AdCorre(Method):
         window: labels that recall is counted over (paper: 1000), to the batch.
 
     Raises:
-        ValueError: a value outside its range.
+        ValueError: a value outside the ranges above; the message names the key.
     """
 
     recent: Tensor

@@ -65,7 +65,7 @@ class CoTeaching(TwoNetworks):
         evaluated: see ``TwoNetworks``; ``train/*`` is the first network's.
 
     Raises:
-        ValueError: a value outside its range.
+        ValueError: a value outside the ranges above; the message names the key.
     """
 
     def __init__(

@@ -51,7 +51,7 @@ class DACL(Method):
         initialization: ``released`` or ``plain``.
 
     Raises:
-        ValueError: a value outside its range.
+        ValueError: a value outside the ranges above; the message names the key.
     """
 
     centers: Tensor

@@ -114,7 +114,7 @@ class DivideMix(TwoNetworks):
         evaluated: see ``TwoNetworks`` (paper: both, ``mean``); ``train/*`` is the first network's.
 
     Raises:
-        ValueError: a value outside its range.
+        ValueError: a value outside the ranges above; the message names the key.
     """
 
     views = 2

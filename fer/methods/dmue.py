@@ -28,7 +28,7 @@ def similarity_matrix(rows: Tensor) -> Tensor:
 
 
 def latent_distribution(branch_logits: Tensor, labels: Tensor, temperature: float) -> Tensor:
-    """What the branch that never saw a sample's label thinks it is: (B, K), 0 at the label.
+    """Predict by the branch that never saw a sample's label: (B, K), 0 at the label.
 
     Args:
         branch_logits: (K, B, K - 1), branch c without class c.
@@ -169,7 +169,7 @@ class DMUE(Method):
         return faster(self, classifiers, self.classifier_lr_factor)
 
     def weights(self, epoch: int) -> tuple[float, float]:
-        """Of the target branch's losses and of the branches', in an epoch counted from 0."""
+        """Weights of the target branch's and of the other branches' losses in an epoch counted from 0."""
         turn = self.turn
         of_target = math.exp(-5 * (1 - epoch / turn) ** 2) if epoch <= turn and turn else 1.0
         of_branches = 1.0 if epoch < turn else math.exp(-((1 - turn / epoch) ** 2)) if epoch else 1.0

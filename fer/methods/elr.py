@@ -37,7 +37,7 @@ class ELR(OneViewMethod):
         lam, erase: see ``AttentionConsistency``.
 
     Raises:
-        ValueError: a value outside its range.
+        ValueError: a value outside the ranges above; the message names the key.
     """
 
     targets: Tensor

@@ -47,7 +47,7 @@ class GCE(OneViewMethod):
         lam, erase: see ``AttentionConsistency``.
 
     Raises:
-        ValueError: a value outside its range.
+        ValueError: a value outside the ranges above; the message names the key.
     """
 
     kept: Tensor

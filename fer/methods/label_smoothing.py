@@ -28,7 +28,7 @@ class LabelSmoothing(OneViewMethod):
         lam, erase: see ``AttentionConsistency``.
 
     Raises:
-        ValueError: a value outside its range.
+        ValueError: a value outside the ranges above; the message names the key.
     """
 
     def __init__(

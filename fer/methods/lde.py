@@ -70,7 +70,7 @@ class LDE(Method):
         weight: lambda, 0 or more.
 
     Raises:
-        ValueError: a value outside its range.
+        ValueError: a value outside the ranges above; the message names the key.
     """
 
     targets: Tensor

@@ -70,7 +70,7 @@ class MAN(TwoNetworks):
         evaluated: see ``TwoNetworks`` (released code: mean); ``train/*`` is the first network's on the weak view.
 
     Raises:
-        ValueError: a value outside its range.
+        ValueError: a value outside the ranges above; the message names the key.
     """
 
     views = 2

@@ -67,7 +67,7 @@ class RAN(Method):
             ``joint``, one pass over all regions, which is another algorithm. No difference in evaluation.
 
     Raises:
-        ValueError: a value outside its range.
+        ValueError: a value outside the ranges above; the message names the key.
     """
 
     def __init__(

@@ -99,7 +99,7 @@ class ReSup(TwoNetworks):
         evaluated: see ``TwoNetworks`` (released code: the first); ``train/*`` is the first network's.
 
     Raises:
-        ValueError: a value outside its range.
+        ValueError: a value outside the ranges above; the message names the key.
     """
 
     def __init__(

@@ -40,7 +40,7 @@ class RUL(Method):
         classifier_lr_factor: learning rate of the classifier over that of the rest, above 0 (released code: 10).
 
     Raises:
-        ValueError: a value outside its range.
+        ValueError: a value outside the ranges above; the message names the key.
     """
 
     def __init__(

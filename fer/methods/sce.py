@@ -16,7 +16,7 @@ from fer.views.augmentation import EraseRecipe
 from fer.views.batch import Batch
 
 LOG_OF_ZERO = math.log(1e-4)
-"""What stands for log 0 in the one-hot label."""
+"""Value of log 0 in the one-hot label."""
 LEAST_PROBABILITY = 1e-7
 
 

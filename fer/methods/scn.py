@@ -72,7 +72,7 @@ class SCN(OneViewMethod):
         lam, erase: see ``AttentionConsistency``.
 
     Raises:
-        ValueError: a value outside its range.
+        ValueError: a value outside the ranges above; the message names the key.
     """
 
     labels: Tensor

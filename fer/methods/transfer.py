@@ -126,7 +126,7 @@ class TransFER(Method):
         zero_head: start the classifier at 0, or as torch does.
 
     Raises:
-        ValueError: a value outside its range.
+        ValueError: a value outside the ranges above; the message names the key.
     """
 
     def __init__(

@@ -40,14 +40,14 @@ RESNETS = {
 
 
 class Backbone(nn.Module, ABC):
-    """What the classifier and the method need to know of a backbone."""
+    """Interface of backbones for the classifier and the methods."""
 
     name: str
     """The option ``backbone=name``."""
     num_features: int
     """Channels C of the feature map."""
     weights_report: LoadReport | None = None
-    """What was loaded; None after random initialization."""
+    """Report of loaded weights; None after random initialization."""
 
     def forward(self, x: Tensor) -> Tensor:
         features: Tensor = self.last_stage(self.trunk(x))
@@ -277,7 +277,7 @@ def _basic_block(inputs: int, outputs: int, *, stride: int) -> BasicBlock:
 
 
 def _initialize(convolution: nn.Conv2d) -> None:
-    """As torchvision initializes a ResNet."""
+    """Initialize as torchvision does a ResNet."""
     nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")
 
 

@@ -29,7 +29,7 @@ def sum_over_ranks(value: Tensor) -> Tensor:
 
 
 class PerViewBatchNorm2d(nn.BatchNorm2d):
-    """In training, normalizes each of ``views`` equal parts of the batch by its own statistics.
+    """BatchNorm that normalizes, in training, each of ``views`` equal parts of the batch by its own statistics.
 
     One joint forward pass is then the same mathematics as a pass per view: running statistics too are updated once
     per view, in order. State-dict keys equal ``nn.BatchNorm2d``'s.
@@ -49,7 +49,7 @@ class PerViewBatchNorm2d(nn.BatchNorm2d):
 
 
 class SyncedBatchNorm2d(nn.BatchNorm2d):
-    """In training, normalizes by the statistics of the batch over all ranks, as one device would.
+    """BatchNorm that normalizes, in training, by the statistics of the batch over all ranks, as one device would.
 
     For the CPU, where torch's own does not work. State-dict keys equal ``nn.BatchNorm2d``'s.
     """
@@ -92,7 +92,7 @@ class GpuSyncedPerViewBatchNorm2d(PerViewBatchNorm2d, GpuSyncedBatchNorm2d):
 
 
 class GroupedBatchNorm2d(nn.BatchNorm2d):
-    """In training inside ``groups_apart``, normalizes each sample by the statistics of its group of samples.
+    """BatchNorm that normalizes each sample by its group's statistics, in training inside ``groups_apart``.
 
     One joint forward pass is then the same mathematics as a pass per group, and needs no group sizes on the CPU. A
     group of one sample is normalized over that sample's positions. State-dict keys equal ``nn.BatchNorm2d``'s.

@@ -1,1 +1,1 @@
-"""From a configuration to a trained and tested run."""
+"""Trained and tested runs from settings."""

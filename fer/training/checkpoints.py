@@ -42,7 +42,7 @@ def copy_checkpoint(source: Path, target: Path) -> None:
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """What a checkpoint of a run holds, on the CPU.
+    """Read a checkpoint of a run, on the CPU.
 
     Raises:
         RunFolderError: it is missing, damaged, or holds other objects than tensors in plain containers.

@@ -1,4 +1,4 @@
-"""From a resolved configuration to a trained, tested run."""
+"""Training, resuming and testing of a run."""
 
 from __future__ import annotations
 
@@ -234,7 +234,7 @@ def _origin(folder: RunFolder, resume: Path | None) -> dict[str, Any]:
 
 
 def _write_inputs(experiment: Experiment, folder: RunFolder, resume: Path | None, done: int) -> None:
-    """What the run starts from: noise, stamp, and records cut to what the checkpoint, if there is one, knows."""
+    """Write what the run starts from: noise, stamp, and records cut to what the checkpoint, if there is one, knows."""
     datamodule = experiment.datamodule
     folder.last_checkpoint.parent.mkdir(exist_ok=True)
     if resume is None:

@@ -29,14 +29,14 @@ _NEVER_BUILT = ("optim", "callbacks", "logger", "launch")
 
 @dataclass(frozen=True)
 class ReadingOptions:
-    """What the user of a reading command says about a run's configuration."""
+    """Options of commands that read finished runs."""
 
     cache_dir: str = field(default_factory=default_cache_dir)
     """Folder of decoded images and demo faces."""
     trust: Sequence[str] = ()
     """Targets that are not known here and may be run all the same."""
     data_root: str | None = None
-    """Where the data lies now; ``None``: where the configuration says."""
+    """Folder of the data now; ``None``: the one that the configuration names."""
 
     @staticmethod
     def of(options: Mapping[Any, Any]) -> ReadingOptions:

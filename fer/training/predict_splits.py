@@ -76,7 +76,7 @@ def rows(
 
 
 def memorization(train: FaceDataset, predictions: SplitPredictions) -> dict[str, float]:
-    """Of the wrongly labeled training samples, the shares predicted as labeled and as true."""
+    """Compute, among mislabeled training samples, the shares predicted as the given and as the true label."""
     predicted = predictions["probabilities"].argmax(1).numpy()
     wrong = train.given != train.clean
     if not wrong.any():

@@ -16,7 +16,7 @@ class ColorJitter(nn.Module):
         hue: the shift is drawn from ``-hue .. hue`` of the color circle; 0 to 0.5.
 
     Raises:
-        ValueError: a value outside its range.
+        ValueError: a value outside the ranges above; the message names the key.
     """
 
     def __init__(

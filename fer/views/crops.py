@@ -94,7 +94,7 @@ class RandomResizedCrop(nn.Module):
             largest that fits, and rounds down. For ``paddle``, ``ratio`` bounds the square of the ratio.
 
     Raises:
-        ValueError: a value outside its range.
+        ValueError: a value outside the ranges above; the message names the key.
     """
 
     def __init__(

@@ -37,7 +37,7 @@ class PaddleRandAugment(nn.Module):
         level: strength, 0 to 10.
 
     Raises:
-        ValueError: a value outside its range.
+        ValueError: a value outside the ranges above; the message names the key.
     """
 
     def __init__(self, operations: int = 2, level: float = 5) -> None:

@@ -44,7 +44,7 @@ class RandAugment(nn.Module):
         cutout: edge length of the square, pixels; 0 = none. Its center is uniform, so it may be cut by the border.
 
     Raises:
-        ValueError: a value outside its range.
+        ValueError: a value outside the ranges above; the message names the key.
     """
 
     def __init__(

@@ -21,7 +21,7 @@ class RandomAffine(nn.Module):
         scale: least and largest factor, above 0.
 
     Raises:
-        ValueError: a value outside its range.
+        ValueError: a value outside the ranges above; the message names the key.
     """
 
     def __init__(

@@ -102,7 +102,7 @@ class FaceDataModule(L.LightningDataModule):
         num_workers: processes that fetch batches; 0 = the main process.
 
     Raises:
-        ValueError: a value outside its range.
+        ValueError: a value outside the ranges above; the message names the key.
         DatasetError: from ``setup``, all faults of the data set.
     """
 

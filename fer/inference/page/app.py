@@ -47,7 +47,7 @@ class Findings:
 
     faces: list[ClassifiedFace]
     cut_outs: list[NDArray[np.uint8]]
-    """Of each face, (3, size, size)."""
+    """Pixels of each face, (3, size, size)."""
     scale: float
     """Pixels of the picture on the page for one of the photograph."""
 
@@ -62,7 +62,7 @@ class Findings:
 
 
 class DemoPage:
-    """What a browser shows and what happens on it, in ``blocks``, for any number of browsers.
+    """Contents of the page and its actions, in ``blocks``, for any number of browsers.
 
     Args:
         model: classifies the faces, one photograph after the other.

@@ -53,7 +53,7 @@ class Demo:
     cam: bool
     allowed_hosts: list[str] = field(default_factory=list)
     reading: ReadingOptions | None = None
-    """How the run's configuration is read."""
+    """Options for reading the run's configuration."""
 
     def run(self) -> None:
         """Serve until Ctrl-C, SIGTERM or SIGHUP."""

@@ -1,1 +1,1 @@
-"""What the methods stand on."""
+"""Base classes and parts that methods share."""

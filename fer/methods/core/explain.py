@@ -15,7 +15,7 @@ from fer.models.network import FaceNetwork
 
 
 class Explanation(NamedTuple):
-    """What a method says of B views, and why."""
+    """Logits of B views and the maps behind them."""
 
     logits: Tensor
     """(B, K), as evaluated."""
@@ -49,7 +49,7 @@ def explain(method: Method, view: Tensor) -> Explanation:
 
 @torch.no_grad()
 def pooled_features(method: Method, view: Tensor) -> Tensor:
-    """What the logits of B views are made of: feature maps averaged over (h, w), in evaluation mode, float32.
+    """Average the feature maps behind the logits of B views over (h, w), in evaluation mode, float32.
 
     Args:
         method: any; its mode is restored.
@@ -85,7 +85,7 @@ def _evaluating(method: Method) -> Iterator[None]:
 
 @contextmanager
 def _feature_maps(method: Method) -> Iterator[list[Tensor]]:
-    """What the backbones make meanwhile, as leaves, so that gradients end there.
+    """Collect the backbones' feature maps meanwhile, as leaves, so that gradients end there.
 
     A compiled backbone works as written meanwhile: what has been compiled knows of no hooks.
     """

@@ -1,4 +1,4 @@
-"""What all methods share: optimizer and schedule, views, evaluation, metrics, logging."""
+"""Base class of all methods: optimizer and schedule, views, evaluation, metrics, logging."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from fer.views.batch import Batch
 
 
 class Loss(NamedTuple):
-    """What a method makes of a batch."""
+    """Loss of a batch, and what is measured beside it."""
 
     total: Tensor
     """Scalar to minimise."""
@@ -36,7 +36,7 @@ class Loss(NamedTuple):
 
 @dataclass(frozen=True)
 class Setting:
-    """What an experiment fixes for whatever method it trains."""
+    """Surroundings of a method, fixed by the experiment."""
 
     build_network: Callable[[], FaceNetwork]
     """A freshly initialized network; a method with two networks calls it twice."""
@@ -122,7 +122,7 @@ class Method(L.LightningModule):
         checkpoint["backbone"] = getattr(self.network.backbone, "name", None)
 
     def parameter_groups(self) -> Iterable[Any]:
-        """By default every parameter in one group; a group's ``lr_factor`` scales its learning rate."""
+        """Group the parameters; by default all are in one group; a group's ``lr_factor`` scales its learning rate."""
         return self.parameters()
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
@@ -152,7 +152,7 @@ class Method(L.LightningModule):
         self.epoch_record = {"lr": self.trainer.optimizers[0].param_groups[0]["lr"]}
 
     def epoch_so_far(self) -> dict[str, Any]:
-        """What this rank alone knows of an epoch that is interrupted; a collective under DDP."""
+        """Collect what each rank alone knows of an interrupted epoch; a collective under DDP."""
         self._share_sample_states()
         return {"record": self.epoch_record, "statistics": self.training_statistics.state_dict()}
 
@@ -198,7 +198,7 @@ class Method(L.LightningModule):
             self._seen = []
 
     def _share_of_step(self, samples: int) -> Tensor:
-        """What makes of DDP's mean over ranks the mean over samples, where ranks hold different numbers."""
+        """Compute the weight that turns DDP's mean over ranks into a mean over samples when local batches differ."""
         everywhere = self.sum_over_ranks(torch.tensor(float(samples), device=self.device))
         return samples * self.trainer.world_size / everywhere
 

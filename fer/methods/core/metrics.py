@@ -1,4 +1,4 @@
-"""What an epoch is measured by: quality on an evaluation split, memorization of wrong labels in training."""
+"""Metrics of an epoch: quality on an evaluation split, memorization of wrong labels in training."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a network says of every training sample between two epochs, for methods that judge labels by it."""
+"""Passes over all training samples between two epochs, for methods that judge labels by it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What methods share that train two networks at once."""
+"""Base class of methods that train two networks at once."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class TwoNetworks(Method):
         return over_training_samples(self, probabilities, augmented=augmented).transpose(0, 1)
 
     def of_given_label(self, probabilities: Tensor) -> Tensor:
-        """Of (2, N, K) those of the given labels, (2, N)."""
+        """Pick each sample's given-label probability: (2, N, K) to (2, N)."""
         return probabilities.gather(2, self.given_labels[None, :, None].expand(2, -1, 1))[:, :, 0]
 
 

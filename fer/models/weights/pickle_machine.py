@@ -63,7 +63,7 @@ class PickleMachine:
     # ---- For subclasses -------------------------------------------------------------------------------------------
 
     def find(self, module: str, name: str) -> Any:
-        """What stands for a name; only what is callable here can be called by the pickle."""
+        """Stand-in for a name; only what is callable here can be called by the pickle."""
         raise UnsafePickleError(f"{shown(module)}.{shown(name)}")
 
     def build(self, target: Any, state: Any) -> None:
@@ -71,7 +71,7 @@ class PickleMachine:
         raise UnsafePickleError(f"attributes of a {type(target).__name__}")
 
     def find_persistent(self, identifier: Any) -> Any:
-        """What stands for an object that lies outside the pickle."""
+        """Stand-in for an object that lies outside the pickle."""
         raise UnsafePickleError("objects outside the pickle")
 
     def work(self, items: int) -> None:

@@ -41,7 +41,7 @@ class Stream:
         return int.from_bytes(self.take(size), "little", signed=signed)
 
     def counted(self, size: int) -> bytes:
-        """As many bytes as the next ``size`` bytes say."""
+        """Read as many bytes as the next ``size`` bytes say."""
         return self.take(self.number(size))
 
 
@@ -79,4 +79,4 @@ LITERALS: dict[bytes, Callable[[Stream], object]] = {
     pickle.EMPTY_TUPLE: lambda stream: (),
     pickle.EMPTY_DICT: lambda stream: {},
 }
-"""How each operation that pushes a value reads it; byte strings of Python 2 are read as latin-1."""
+"""Readers of the operations that push a value; byte strings of Python 2 are read as latin-1."""

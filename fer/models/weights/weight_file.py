@@ -1,4 +1,4 @@
-"""What a weights file holds, read without running code from it and brought to torchvision's names."""
+"""Weight files, read without running code from them and brought to torchvision's names."""
 
 from __future__ import annotations
 

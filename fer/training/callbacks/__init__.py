@@ -1,1 +1,1 @@
-"""What happens beside the training steps."""
+"""Callbacks: work beside the training steps."""

@@ -18,7 +18,7 @@ class _Step(NamedTuple):
     samples: Tensor
     """Positions in the training table, (B,)."""
     losses: Tensor
-    """In the order of their names, (P,)."""
+    """Losses in the order of their names, (P,)."""
 
 
 class _Fault(NamedTuple):

@@ -128,10 +128,10 @@ class _ShownFaces:
     tile: Tensor
     """uint8 (N, 3, _TILE, _TILE)."""
     view: Tensor
-    """Of the faces, then of their mirror images, (2 N, 3, h, w)."""
+    """Views of the faces, then of their mirror images, (2 N, 3, h, w)."""
 
     def seen_by(self, method: Method) -> CamRecord:
-        """What a method says of them as it is now."""
+        """Record the method's present predictions and maps of the faces."""
         count = len(self.tile)
         explained = explain(method, self.view)
         probabilities, cam = explained.logits[:count].softmax(1).cpu().numpy(), explained.cam.half().cpu().numpy()
@@ -211,6 +211,6 @@ def _caption(clean: int, given: int, probabilities: NDArray[np.float32], class_n
 
 
 def _words_to_come(class_names: tuple[str, ...]) -> list[str]:
-    """What captions may say after training that they do not say before."""
+    """List words that captions may need after training and do not need before."""
     predicted = [f"{name}," for name in class_names]
     return [*predicted, *map(str, range(101)), "recovered", "memorized"]

@@ -28,14 +28,14 @@ def epoch_line(record: Mapping[str, float], epochs: int, seconds_left: float) ->
 
 
 def epochs_behind(trainer: L.Trainer) -> float:
-    """Of the whole run, when a training starts; one that goes on amid an epoch counts that epoch's steps."""
+    """Count the epochs behind a training that starts, with the steps of one that goes on amid an epoch."""
     loop = trainer.fit_loop
     steps = loop.epoch_loop.batch_progress.current.ready if loop.restarted_mid_epoch else 0
     return trainer.current_epoch + steps / loop.max_batches
 
 
 def _loss_parts(record: Mapping[str, float]) -> list[str]:
-    """What a method reports of its loss; a part that is there with its weight is shown with it."""
+    """Pick what a method reports of its loss; a part that is there with its weight is shown with it."""
     parts = {key.removeprefix("train/loss_"): value for key, value in record.items() if key.startswith("train/loss_")}
     return [
         f"lam*{name.removesuffix(_WEIGHTED)} {value:.3g}" if name.endswith(_WEIGHTED) else f"{name} {value:.3g}"

@@ -45,7 +45,7 @@ class Projector(Showing):
         self.attempt(trainer, partial(self._show, trainer, pl_module))
 
     def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Of a run that had nothing left to train."""
+        """Write the features of a resumed run that had no epochs left."""
         assert isinstance(pl_module, Method)
         self.attempt(trainer, partial(self._show, trainer, pl_module))
 

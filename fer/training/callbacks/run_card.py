@@ -1,4 +1,4 @@
-"""What a run is, as text in TensorBoard, and charts there of the metrics that belong together."""
+"""Description of a run, as text in TensorBoard, and charts there of the metrics that belong together."""
 
 from __future__ import annotations
 

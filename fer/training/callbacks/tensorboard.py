@@ -1,4 +1,4 @@
-"""What callbacks have in common that only show something of a run."""
+"""Base class and helpers of callbacks that only show something of a run."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Showing(L.Callback):
 
 
 def writers(trainer: L.Trainer) -> list[SummaryWriter]:
-    """Those of the run's event files; none where TensorBoard is not among its loggers."""
+    """Writers of the run's event files; none where TensorBoard is not among its loggers."""
     return [logger.experiment for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
 
 

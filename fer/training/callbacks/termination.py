@@ -1,4 +1,4 @@
-"""What SIGTERM does: a training ends at its next step, from where the same command goes on; all else ends at once."""
+"""Effect of SIGTERM: a training ends at its next step, from where the same command goes on; all else ends at once."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class SaveWhenTerminated(SignalsAsBefore, Checkpoint):
         self.checkpoints = checkpoints
         self.is_asked = False
         self._epoch_so_far: list[dict[str, Any]] = []
-        """Of every rank, amid an epoch."""
+        """State of every rank amid an epoch."""
         self._group: Any = None
 
     def state_dict(self) -> dict[str, Any]:

@@ -16,13 +16,13 @@ from PIL import Image, ImageDraw, ImageFont
 
 _TEXT = (30, 30, 30)
 _SIZE = 12
-"""Of letters, in pixels."""
+"""Size of letters, pixels."""
 _GAP = 4
 _CELL = 46
 _MOST_NUMBERED = 12
 """Classes up to which a confusion matrix has numbers and names."""
 _NONE = "·"
-"""In a cell without samples."""
+"""Text of a cell without samples."""
 _LARGEST_MATRIX = 560
 _FULL = np.array([8, 48, 107])
 """Color of a share of 1; a share of 0 is white."""
