@@ -1,4 +1,8 @@
-"""Mistakes on a command line that Hydra reads, told in one message with what was perhaps meant."""
+"""Mistakes on a command line that Hydra reads, told in one message with what was perhaps meant.
+
+Hydra's exceptions carry no key and no list of alternatives, only English sentences, so these are read with patterns;
+``tests/cli/test_errors.py`` fails if a release changes them.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Locks between processes; the system takes a lock off a process that ends, however it ends."""
+"""Locks between processes; the system takes a lock off a process that ends, however it ends.
+
+The filelock package raises an error where a file system has no locks; training needs to go on there.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""What a sweep adds to its jobs: a plan that is checked before anything starts, and a summary at the end."""
+"""Plan of a sweep, checked before any job starts, and summary at its end.
+
+Hydra's sweepers only start jobs: the first error ends the sweep, nothing is skipped, and two jobs may share a folder.
+"""
 
 from __future__ import annotations
 

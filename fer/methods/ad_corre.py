@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fer.methods.core.method import Loss, Method, Setting
+from fer.ranges import Above0, CountFrom1, CountFrom2, ShareBelow1
 from fer.views.batch import Batch
 
 Absent = Literal["batch_mean", "left_out"]
@@ -103,9 +104,6 @@ class AdCorre(Method):
         absent: mean of a class that the batch lacks, ``batch_mean`` (released code) or ``left_out``.
         adaptive: weigh pairs by recall (the paper); ``False``, alike (released code).
         window: labels that recall is counted over (paper: 1000), to the batch.
-
-    Raises:
-        ValueError: a value outside the ranges above; the message names the key.
     """
 
     recent: Tensor
@@ -115,24 +113,15 @@ class AdCorre(Method):
         self,
         setting: Setting,
         *,
-        embeddings: int = 10,
-        dimensions: int = 256,
-        dropout: float = 0.5,
-        ce_weight: float = 50.0,
+        embeddings: CountFrom2 = 10,
+        dimensions: CountFrom2 = 256,
+        dropout: ShareBelow1 = 0.5,
+        ce_weight: Above0 = 50.0,
         gradients: bool = True,
         absent: Absent = "batch_mean",
         adaptive: bool = True,
-        window: int = 1000,
+        window: CountFrom1 = 1000,
     ) -> None:
-        for name, number in (("embeddings", embeddings), ("dimensions", dimensions)):
-            if number < 2:
-                raise ValueError(f"method.{name} is {number}; it must be 2 or more")
-        if not 0 <= dropout < 1:
-            raise ValueError(f"method.dropout is {dropout}; it must lie in [0, 1)")
-        if not ce_weight > 0 or window < 1:
-            raise ValueError(f"method.ce_weight is {ce_weight} and method.window {window}; both must be above 0")
-        if absent not in ("batch_mean", "left_out"):
-            raise ValueError(f"method.absent is {absent!r}; choose batch_mean or left_out")
         super().__init__(setting)
         self.embed = nn.Linear(self.network.classifier.in_features, embeddings * dimensions)
         self.dropout = nn.Dropout(dropout)

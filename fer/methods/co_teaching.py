@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from fer.methods.core.method import Loss, Setting
 from fer.methods.core.two_networks import Evaluated, TwoNetworks
+from fer.ranges import Above0, CountFrom0, ShareBelow1
 from fer.views.batch import Batch
 
 Schedule = Literal["released", "paper"]
@@ -63,32 +64,21 @@ class CoTeaching(TwoNetworks):
         schedule: R(t), ``released`` or ``paper``.
         per_class: choose within each label (paper and released code: no).
         evaluated: see ``TwoNetworks``; ``train/*`` is the first network's.
-
-    Raises:
-        ValueError: a value outside the ranges above; the message names the key.
     """
 
     def __init__(
         self,
         setting: Setting,
         *,
-        noise_ratio: float | None,
-        ramp: int = 10,
-        exponent: float = 1.0,
+        noise_ratio: ShareBelow1 | None,
+        ramp: CountFrom0 = 10,
+        exponent: Above0 = 1.0,
         schedule: Schedule = "released",
         per_class: bool = False,
         evaluated: Evaluated = "first",
     ) -> None:
-        if noise_ratio is None or not 0 <= noise_ratio < 1:
-            raise ValueError(
-                f"method.noise_ratio is {noise_ratio}; give the assumed share of wrong labels, at least 0 and below 1"
-            )
-        if ramp < 0 or not exponent > 0:
-            raise ValueError(
-                f"method.ramp is {ramp} and method.exponent {exponent}; they must be 0 or more, and above 0"
-            )
-        if schedule not in ("released", "paper"):
-            raise ValueError(f"method.schedule is {schedule!r}; choose released or paper")
+        if noise_ratio is None:
+            raise ValueError("method.noise_ratio is None; give the assumed share of wrong labels")
         super().__init__(setting, evaluated=evaluated)
         self.noise_ratio = noise_ratio
         self.ramp = ramp

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from fer.methods.core.method import Loss, Method, Setting
 from fer.models.network import feature_norm
+from fer.ranges import AtLeast0, Share
 from fer.views.batch import Batch
 
 
@@ -49,9 +50,6 @@ class DACL(Method):
         center_lr: alpha, in 0..1.
         attentive: ``False`` = plain center loss (Wen et al.), every weight 1 and no attention network.
         initialization: ``released`` or ``plain``.
-
-    Raises:
-        ValueError: a value outside the ranges above; the message names the key.
     """
 
     centers: Tensor
@@ -61,17 +59,11 @@ class DACL(Method):
         self,
         setting: Setting,
         *,
-        weight: float = 0.01,
-        center_lr: float = 0.5,
+        weight: AtLeast0 = 0.01,
+        center_lr: Share = 0.5,
         attentive: bool = True,
         initialization: Literal["released", "plain"] = "released",
     ) -> None:
-        if not weight >= 0:
-            raise ValueError(f"method.weight is {weight}; it must be 0 or more")
-        if not 0 <= center_lr <= 1:
-            raise ValueError(f"method.center_lr is {center_lr}; it must lie in 0..1")
-        if initialization not in ("released", "plain"):
-            raise ValueError(f"method.initialization is {initialization!r}; choose one of released, plain")
         super().__init__(setting)
         self.weight = weight
         self.center_lr = center_lr

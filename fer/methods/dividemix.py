@@ -16,6 +16,7 @@ from fer.methods.core.method import Loss, Setting
 from fer.methods.core.over_training_set import over_training_samples
 from fer.methods.core.two_networks import Evaluated, TwoNetworks, mean_of
 from fer.models.batch_norm import groups_apart, make_groupable
+from fer.ranges import Above0, AtLeast0, CountFrom0, Share
 from fer.views.batch import Batch
 
 Prior = Literal["uniform", "given", "none"]
@@ -112,9 +113,6 @@ class DivideMix(TwoNetworks):
             ``none``, without the last term.
         mixture, peer_evaluates, ramp_within_epochs, confidence_penalty: see above.
         evaluated: see ``TwoNetworks`` (paper: both, ``mean``); ``train/*`` is the first network's.
-
-    Raises:
-        ValueError: a value outside the ranges above; the message names the key.
     """
 
     views = 2
@@ -125,12 +123,12 @@ class DivideMix(TwoNetworks):
         self,
         setting: Setting,
         *,
-        warm_up: int = 10,
-        threshold: float = 0.5,
-        temperature: float = 0.5,
-        alpha: float = 4.0,
-        unlabeled_weight: float = 25.0,
-        ramp: int = 16,
+        warm_up: CountFrom0 = 10,
+        threshold: Share = 0.5,
+        temperature: Above0 = 0.5,
+        alpha: Above0 = 4.0,
+        unlabeled_weight: AtLeast0 = 25.0,
+        ramp: CountFrom0 = 16,
         prior: Prior = "given",
         mixture: Literal["k_means", "fixed"] = "k_means",
         peer_evaluates: bool = True,
@@ -138,17 +136,6 @@ class DivideMix(TwoNetworks):
         confidence_penalty: bool = False,
         evaluated: Evaluated = "mean",
     ) -> None:
-        for name, number in (("warm_up", warm_up), ("ramp", ramp), ("unlabeled_weight", unlabeled_weight)):
-            if not number >= 0:
-                raise ValueError(f"method.{name} is {number}; it must be 0 or more")
-        if not 0 <= threshold <= 1:
-            raise ValueError(f"method.threshold is {threshold}; it must lie in 0..1")
-        if not (temperature > 0 and alpha > 0):
-            raise ValueError(f"method.temperature is {temperature} and method.alpha {alpha}; both must be above 0")
-        if prior not in ("uniform", "given", "none"):
-            raise ValueError(f"method.prior is {prior!r}; choose one of uniform, given, none")
-        if mixture not in ("k_means", "fixed"):
-            raise ValueError(f"method.mixture is {mixture!r}; choose one of k_means, fixed")
         super().__init__(setting, evaluated=evaluated)
         self.mixture = mixture
         self.peer_evaluates = peer_evaluates

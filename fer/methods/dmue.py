@@ -19,6 +19,7 @@ from fer.methods.core.parameter_groups import faster
 from fer.models.backbones import Backbone
 from fer.models.batch_norm import groups_apart, make_groupable
 from fer.models.network import feature_norm
+from fer.ranges import Above0, AtLeast0, CountFrom0, ShareBelow1
 from fer.views.batch import Batch
 
 
@@ -97,39 +98,25 @@ class DMUE(Method):
         skip_incomplete: make no step for batches with fewer than two samples of a class (released code).
 
     Raises:
-        ValueError: a value outside its range, or a backbone that cannot be split.
+        ValueError: the backbone cannot be split.
     """
 
     def __init__(
         self,
         setting: Setting,
         *,
-        soft_weight: float = 0.5,
-        similarity_weight: float = 1000.0,
-        temperature: float = 1.2,
-        turn: int = 10,
-        dropout: float = 0.5,
-        classifier_lr_factor: float = 10.0,
-        classifier_std: float = 0.001,
+        soft_weight: AtLeast0 = 0.5,
+        similarity_weight: AtLeast0 = 1000.0,
+        temperature: Above0 = 1.2,
+        turn: CountFrom0 = 10,
+        dropout: ShareBelow1 = 0.5,
+        classifier_lr_factor: Above0 = 10.0,
+        classifier_std: Above0 = 0.001,
         passes: Literal["released", "joint"] = "released",
         learn_certainty: bool = True,
         learn_neck: bool = False,
         skip_incomplete: bool = False,
     ) -> None:
-        for name, number in (("soft_weight", soft_weight), ("similarity_weight", similarity_weight), ("turn", turn)):
-            if not number >= 0:
-                raise ValueError(f"method.{name} is {number}; it must be 0 or more")
-        for name, number in (
-            ("temperature", temperature),
-            ("classifier_lr_factor", classifier_lr_factor),
-            ("classifier_std", classifier_std),
-        ):
-            if not number > 0:
-                raise ValueError(f"method.{name} is {number}; it must be above 0")
-        if not 0 <= dropout < 1:
-            raise ValueError(f"method.dropout is {dropout}; it must lie in [0, 1)")
-        if passes not in ("released", "joint"):
-            raise ValueError(f"method.passes is {passes!r}; choose one of released, joint")
         super().__init__(setting)
         if not isinstance(self.network.backbone, Backbone):
             raise ValueError("method=dmue needs a backbone with a trunk and a last_stage; choose another backbone")

@@ -6,7 +6,6 @@ Expression Recognition", ECCV 2022, arXiv 2207.10299.
 
 from __future__ import annotations
 
-import math
 from typing import Literal
 
 import torch
@@ -18,13 +17,13 @@ from fer.methods.core.one_view import OneViewMethod
 from fer.models.batch_norm import keep_views_apart
 from fer.models.cam import class_activation_maps
 from fer.models.network import FaceNetwork
-from fer.views.augmentation import ERASE_RECIPES, Augmentation, EraseRecipe
+from fer.ranges import AtLeast0
+from fer.views.augmentation import Augmentation, EraseRecipe
 from fer.views.batch import Batch
 from fer.views.flip import mirror
 
 Erase = Literal["shared", "independent", "none", "released"]
 Forward = Literal["two_pass", "joint_per_view_statistics", "joint"]
-FORWARDS = ("two_pass", "joint_per_view_statistics", "joint")
 
 
 def attention_consistency_loss(cam: Tensor, cam_of_mirrored: Tensor) -> Tensor:
@@ -45,9 +44,6 @@ class AttentionConsistency:
         lam: weight of the term, 0 or more.
         erase: how the second view is made, see ``EAC``. ``released`` becomes ``shared`` or ``independent`` here.
         pixel_noise_on_second_view: see ``EAC``.
-
-    Raises:
-        ValueError: a value outside those listed.
     """
 
     def __init__(
@@ -58,10 +54,6 @@ class AttentionConsistency:
         erase: Erase = "shared",
         pixel_noise_on_second_view: bool | None = None,
     ) -> None:
-        if not (isinstance(lam, int | float) and math.isfinite(lam) and lam >= 0):
-            raise ValueError(f"method.lam is {lam}; it must be a number of 0 or more")
-        if erase not in (*ERASE_RECIPES, "released"):
-            raise ValueError(f"method.erase is {erase!r}; choose one of {', '.join(ERASE_RECIPES)}, released")
         self.decided: dict[str, str] = {}
         if erase == "released":
             erase = "shared" if setting.labels_are_clean else "independent"
@@ -115,22 +107,17 @@ class EAC(OneViewMethod):
         forward: ``two_pass``, a pass per view as released; ``joint_per_view_statistics``, one pass with BatchNorm
             statistics per view, the same mathematics; ``joint``, one pass whose BatchNorm mixes the views, which is
             another algorithm.
-
-    Raises:
-        ValueError: a value outside those listed.
     """
 
     def __init__(
         self,
         setting: Setting,
         *,
-        lam: float = 5.0,
+        lam: AtLeast0 = 5.0,
         erase: Erase = "shared",
         pixel_noise_on_second_view: bool | None = None,
         forward: Forward = "two_pass",
     ) -> None:
-        if forward not in FORWARDS:
-            raise ValueError(f"method.forward is {forward!r}; choose one of {', '.join(FORWARDS)}")
         super().__init__(setting)
         term = AttentionConsistency(
             setting, lam=lam, erase=erase, pixel_noise_on_second_view=pixel_noise_on_second_view

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from fer.methods.core.method import Loss, Setting
 from fer.methods.core.one_view import OneViewMethod
 from fer.methods.eac import AttentionConsistency
+from fer.ranges import AtLeast0, ShareBelow1
 from fer.views.augmentation import EraseRecipe
 from fer.views.batch import Batch
 
@@ -35,9 +36,6 @@ class ELR(OneViewMethod):
         beta: momentum of the targets, in [0, 1) (CIFAR-10: 0.7, CIFAR-100: 0.9).
         strength: weight of the regularizer, the paper's lambda, 0 or more (CIFAR-10: 3, CIFAR-100: 7).
         lam, erase: see ``AttentionConsistency``.
-
-    Raises:
-        ValueError: a value outside the ranges above; the message names the key.
     """
 
     targets: Tensor
@@ -47,15 +45,11 @@ class ELR(OneViewMethod):
         self,
         setting: Setting,
         *,
-        beta: float = 0.7,
-        strength: float = 3.0,
-        lam: float = 0.0,
+        beta: ShareBelow1 = 0.7,
+        strength: AtLeast0 = 3.0,
+        lam: AtLeast0 = 0.0,
         erase: EraseRecipe = "shared",
     ) -> None:
-        if not 0 <= beta < 1:
-            raise ValueError(f"method.beta is {beta}; it must lie in [0, 1)")
-        if not strength >= 0:
-            raise ValueError(f"method.strength is {strength}; it must be 0 or more")
         super().__init__(setting)
         self.add_consistency(AttentionConsistency(setting, lam=lam, erase=erase))
         self.beta, self.strength = beta, strength

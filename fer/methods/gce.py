@@ -11,6 +11,7 @@ from fer.methods.core.method import Loss, Setting
 from fer.methods.core.one_view import OneViewMethod
 from fer.methods.core.over_training_set import over_training_samples
 from fer.methods.eac import AttentionConsistency
+from fer.ranges import AtLeast0, CountFrom1, ShareAbove0, ShareBetween
 from fer.views.augmentation import EraseRecipe
 from fer.views.batch import Batch
 
@@ -45,9 +46,6 @@ class GCE(OneViewMethod):
         truncate_from: first epoch, counted from 0, that leaves samples out (paper: 40 of 120).
         truncate_every: epochs between two judgements (paper: 10).
         lam, erase: see ``AttentionConsistency``.
-
-    Raises:
-        ValueError: a value outside the ranges above; the message names the key.
     """
 
     kept: Tensor
@@ -57,19 +55,13 @@ class GCE(OneViewMethod):
         self,
         setting: Setting,
         *,
-        q: float = 0.7,
-        truncate_at: float | None = None,
+        q: ShareAbove0 = 0.7,
+        truncate_at: ShareBetween | None = None,
         truncate_from: int = 40,
-        truncate_every: int = 10,
-        lam: float = 0.0,
+        truncate_every: CountFrom1 = 10,
+        lam: AtLeast0 = 0.0,
         erase: EraseRecipe = "shared",
     ) -> None:
-        if not 0 < q <= 1:
-            raise ValueError(f"method.q is {q}; it must lie in (0, 1]")
-        if truncate_at is not None and not 0 < truncate_at < 1:
-            raise ValueError(f"method.truncate_at is {truncate_at}; it must lie in (0, 1), or be null for never")
-        if truncate_every < 1:
-            raise ValueError(f"method.truncate_every is {truncate_every}; it must be 1 or more")
         super().__init__(setting)
         self.add_consistency(AttentionConsistency(setting, lam=lam, erase=erase))
         self.q = q

@@ -8,6 +8,7 @@ from torch.nn import functional as F
 from fer.methods.core.method import Loss, Setting
 from fer.methods.core.one_view import OneViewMethod
 from fer.methods.eac import AttentionConsistency
+from fer.ranges import AtLeast0, Share
 from fer.views.augmentation import EraseRecipe
 from fer.views.batch import Batch
 
@@ -26,16 +27,11 @@ class LabelSmoothing(OneViewMethod):
         setting: what the experiment fixes.
         share: of a label that is spread evenly over all classes, 0..1 (paper: 0.1).
         lam, erase: see ``AttentionConsistency``.
-
-    Raises:
-        ValueError: a value outside the ranges above; the message names the key.
     """
 
     def __init__(
-        self, setting: Setting, *, share: float = 0.1, lam: float = 0.0, erase: EraseRecipe = "shared"
+        self, setting: Setting, *, share: Share = 0.1, lam: AtLeast0 = 0.0, erase: EraseRecipe = "shared"
     ) -> None:
-        if not 0 <= share <= 1:
-            raise ValueError(f"method.share is {share}; it must lie in 0..1")
         super().__init__(setting)
         self.add_consistency(AttentionConsistency(setting, lam=lam, erase=erase))
         self.share = share

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fer.methods.core.method import Loss, Method, Setting
+from fer.ranges import AtLeast0, CountFrom1, ShareBelow1
 from fer.views.batch import Batch
 
 
@@ -68,21 +69,14 @@ class LDE(Method):
         neighbours: k, 1 or more; of a smaller batch all others.
         momentum: m, in [0, 1).
         weight: lambda, 0 or more.
-
-    Raises:
-        ValueError: a value outside the ranges above; the message names the key.
     """
 
     targets: Tensor
     """Float (N, K)."""
 
-    def __init__(self, setting: Setting, *, neighbours: int = 8, momentum: float = 0.9, weight: float = 1.0) -> None:
-        if neighbours < 1:
-            raise ValueError(f"method.neighbours is {neighbours}; it must be 1 or more")
-        if not 0 <= momentum < 1:
-            raise ValueError(f"method.momentum is {momentum}; it must lie in [0, 1)")
-        if not weight >= 0:
-            raise ValueError(f"method.weight is {weight}; it must be 0 or more")
+    def __init__(
+        self, setting: Setting, *, neighbours: CountFrom1 = 8, momentum: ShareBelow1 = 0.9, weight: AtLeast0 = 1.0
+    ) -> None:
         super().__init__(setting)
         self.neighbours = neighbours
         self.momentum = momentum

@@ -15,8 +15,9 @@ from torch.nn import functional as F
 from fer.methods.core.method import Loss, Setting
 from fer.methods.core.two_networks import Evaluated, TwoNetworks, mean_of
 from fer.models.batch_norm import groups_apart, make_groupable
+from fer.ranges import AtLeast0, CountFrom0
 from fer.views.batch import Batch
-from fer.views.rand_augment import RandAugment
+from fer.views.rand_augment import Level, RandAugment
 from fer.views.resize import resize
 from fer.views.warps import random_mirror, random_shift
 
@@ -68,9 +69,6 @@ class MAN(TwoNetworks):
         strong_operations: of RandAugment.
         strong_level: of RandAugment, 0 to 10.
         evaluated: see ``TwoNetworks`` (released code: mean); ``train/*`` is the first network's on the weak view.
-
-    Raises:
-        ValueError: a value outside the ranges above; the message names the key.
     """
 
     views = 2
@@ -82,34 +80,17 @@ class MAN(TwoNetworks):
         self,
         setting: Setting,
         *,
-        warm_up: int = 10,
-        mutual_weight: float = 0.6,
-        consistency_weight: float = 1.0,
+        warm_up: CountFrom0 = 10,
+        mutual_weight: AtLeast0 = 0.6,
+        consistency_weight: AtLeast0 = 1.0,
         over_networks: Literal["mean", "sum"] = "mean",
         schedule: Literal["released", "held"] = "released",
         split_views: Literal["augmented", "plain"] = "augmented",
         separate_groups: bool = True,
-        strong_operations: int = 2,
-        strong_level: float = 10,
+        strong_operations: CountFrom0 = 2,
+        strong_level: Level = 10,
         evaluated: Evaluated = "mean",
     ) -> None:
-        if warm_up < 0:
-            raise ValueError(f"method.warm_up is {warm_up}; it must be 0 or more")
-        for name, weight in (("mutual_weight", mutual_weight), ("consistency_weight", consistency_weight)):
-            if not weight >= 0:
-                raise ValueError(f"method.{name} is {weight}; it must be 0 or more")
-        for name, choice, choices in (
-            ("over_networks", over_networks, ("mean", "sum")),
-            ("schedule", schedule, ("released", "held")),
-            ("split_views", split_views, ("augmented", "plain")),
-        ):
-            if choice not in choices:
-                raise ValueError(f"method.{name} is {choice!r}; choose one of {', '.join(choices)}")
-        if strong_operations < 0 or not 0 <= strong_level <= 10:
-            raise ValueError(
-                f"method.strong_operations is {strong_operations} and method.strong_level {strong_level}; give 0 or "
-                "more operations and a level in 0..10"
-            )
         super().__init__(setting, evaluated=evaluated)
         self.warm_up = warm_up
         self.mutual_weight = mutual_weight

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fer.methods.core.method import Loss, Method, Setting
+from fer.ranges import Above0
 from fer.views.batch import Batch
 
 
@@ -32,9 +33,7 @@ class Mixup(Method):
         ValueError: alpha is not above 0.
     """
 
-    def __init__(self, setting: Setting, *, alpha: float = 1.0) -> None:
-        if not alpha > 0:
-            raise ValueError(f"method.alpha is {alpha}; it must be above 0")
+    def __init__(self, setting: Setting, *, alpha: Above0 = 1.0) -> None:
         super().__init__(setting)
         self.alpha = alpha
 

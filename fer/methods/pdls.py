@@ -15,6 +15,7 @@ from fer.errors import OtherClasses
 from fer.methods.core.method import Loss, Setting
 from fer.methods.core.one_view import OneViewMethod
 from fer.methods.eac import AttentionConsistency
+from fer.ranges import AtLeast0, Share
 from fer.views.augmentation import EraseRecipe
 from fer.views.batch import Batch
 
@@ -39,7 +40,8 @@ class PDLS(OneViewMethod):
         lam, erase: see ``AttentionConsistency``.
 
     Raises:
-        ValueError: a value outside its range, or other classes than the data's.
+        OtherClasses: the classes are not the data's.
+        ValueError: the prior is not (K, K), or a row has a number below 0 or a sum above 1.
     """
 
     prior: Tensor
@@ -51,12 +53,10 @@ class PDLS(OneViewMethod):
         *,
         classes: Sequence[str],
         prior: Sequence[Sequence[float]],
-        alpha: float = 0.8,
-        lam: float = 0.0,
+        alpha: Share = 0.8,
+        lam: AtLeast0 = 0.0,
         erase: EraseRecipe = "shared",
     ) -> None:
-        if not 0 <= alpha <= 1:
-            raise ValueError(f"method.alpha is {alpha}; it must lie in 0..1")
         if sorted(classes) != sorted(setting.class_names):
             raise OtherClasses(
                 f"method.prior is for {', '.join(classes)}, the data has {', '.join(setting.class_names)}; "

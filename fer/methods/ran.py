@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fer.methods.core.method import Loss, Method, Setting
+from fer.ranges import AtLeast0, CountFrom1, ShareBetween
 from fer.views.batch import Batch
 
 Crops = Literal["released", "fixed", "random"]
@@ -65,9 +66,6 @@ class RAN(Method):
         region_loss: compare mu in L_RB after a ``softmax`` over the regions (released code) or as the ``sigmoid``.
         passes: ``separate``, one pass of the network per region, each with its own batch statistics (released code);
             ``joint``, one pass over all regions, which is another algorithm. No difference in evaluation.
-
-    Raises:
-        ValueError: a value outside the ranges above; the message names the key.
     """
 
     def __init__(
@@ -75,27 +73,16 @@ class RAN(Method):
         setting: Setting,
         *,
         crops: Crops = "released",
-        num_crops: int = 5,
-        crop_size: float = 0.75,
-        margin: float = 0.1,
+        num_crops: CountFrom1 = 5,
+        crop_size: ShareBetween = 0.75,
+        margin: AtLeast0 = 0.1,
         softmax: bool = True,
         region_loss: RegionLoss = "softmax",
         passes: Passes = "separate",
     ) -> None:
-        for name, value, choices in (
-            ("crops", crops, ("released", "fixed", "random")),
-            ("region_loss", region_loss, ("softmax", "sigmoid")),
-            ("passes", passes, ("separate", "joint")),
-        ):
-            if value not in choices:
-                raise ValueError(f"method.{name} is {value!r}; choose one of {', '.join(choices)}")
         most = len(RELEASED_CROPS) if crops == "released" else len(FIXED_CROPS)
         if not 1 <= num_crops <= most:
             raise ValueError(f"method.num_crops is {num_crops}; there are 1 to {most} with method.crops={crops}")
-        if not 0 < crop_size < 1:
-            raise ValueError(f"method.crop_size is {crop_size}; it must lie between 0 and 1")
-        if not margin >= 0:
-            raise ValueError(f"method.margin is {margin}; it must be 0 or more")
         super().__init__(setting)
         channels = self.network.classifier.in_features
         self.self_attention = nn.Linear(channels, 1)

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from fer.methods.core.method import Loss, Setting
 from fer.methods.core.two_networks import Evaluated, TwoNetworks
+from fer.ranges import AtLeast0, CountFrom0
 from fer.views.batch import Batch
 
 Weights = Literal["step", "epoch"]
@@ -97,26 +98,17 @@ class ReSup(TwoNetworks):
         weights: ``step``, w is looked up at the similarity of the current step's view (released code); ``epoch``, at
             that of the pass before the epoch, so that it stays for the epoch. Memorized labels weigh more then.
         evaluated: see ``TwoNetworks`` (released code: the first); ``train/*`` is the first network's.
-
-    Raises:
-        ValueError: a value outside the ranges above; the message names the key.
     """
 
     def __init__(
         self,
         setting: Setting,
         *,
-        agreement: float = 5.0,
-        agreement_from: int = 1,
+        agreement: AtLeast0 = 5.0,
+        agreement_from: CountFrom0 = 1,
         weights: Weights = "step",
         evaluated: Evaluated = "first",
     ) -> None:
-        if not agreement >= 0:
-            raise ValueError(f"method.agreement is {agreement}; it must be 0 or more")
-        if agreement_from < 0:
-            raise ValueError(f"method.agreement_from is {agreement_from}; it must be 0 or more")
-        if weights not in ("step", "epoch"):
-            raise ValueError(f"method.weights is {weights!r}; choose step or epoch")
         super().__init__(setting, evaluated=evaluated)
         self.agreement = agreement
         self.agreement_from = agreement_from

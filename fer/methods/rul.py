@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from fer.methods.core.method import Loss, Method, Setting
 from fer.methods.core.parameter_groups import faster
 from fer.models.network import feature_norm
+from fer.ranges import Above0, CountFrom1, ShareBelow1
 from fer.views.batch import Batch
 
 _EPS = 2e-5
@@ -38,20 +39,16 @@ class RUL(Method):
         dimensions: of ``mu`` (paper: 64).
         dropout: before both heads, in [0, 1) (released code: 0.4).
         classifier_lr_factor: learning rate of the classifier over that of the rest, above 0 (released code: 10).
-
-    Raises:
-        ValueError: a value outside the ranges above; the message names the key.
     """
 
     def __init__(
-        self, setting: Setting, *, dimensions: int = 64, dropout: float = 0.4, classifier_lr_factor: float = 10.0
+        self,
+        setting: Setting,
+        *,
+        dimensions: CountFrom1 = 64,
+        dropout: ShareBelow1 = 0.4,
+        classifier_lr_factor: Above0 = 10.0,
     ) -> None:
-        if dimensions < 1 or not 0 <= dropout < 1:
-            raise ValueError(
-                f"method.dimensions is {dimensions} and method.dropout {dropout}; they must be 1 or more, and in [0, 1)"
-            )
-        if not classifier_lr_factor > 0:
-            raise ValueError(f"method.classifier_lr_factor is {classifier_lr_factor}; it must be above 0")
         super().__init__(setting)
         channels, height, width = self.network.map_shape(self.augmentation.size)
 

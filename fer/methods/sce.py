@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from fer.methods.core.method import Loss, Setting
 from fer.methods.core.one_view import OneViewMethod
 from fer.methods.eac import AttentionConsistency
+from fer.ranges import AtLeast0
 from fer.views.augmentation import EraseRecipe
 from fer.views.batch import Batch
 
@@ -53,13 +54,11 @@ class SCE(OneViewMethod):
         self,
         setting: Setting,
         *,
-        alpha: float = 0.1,
-        beta: float = 1.0,
-        lam: float = 0.0,
+        alpha: AtLeast0 = 0.1,
+        beta: AtLeast0 = 1.0,
+        lam: AtLeast0 = 0.0,
         erase: EraseRecipe = "shared",
     ) -> None:
-        if not (alpha >= 0 and beta >= 0):
-            raise ValueError(f"method.alpha is {alpha} and method.beta {beta}; both must be 0 or more")
         super().__init__(setting)
         self.add_consistency(AttentionConsistency(setting, lam=lam, erase=erase))
         self.alpha, self.beta = alpha, beta

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from fer.methods.core.method import Loss, Setting
 from fer.methods.core.one_view import OneViewMethod
 from fer.methods.eac import AttentionConsistency
+from fer.ranges import AtLeast0, ShareBetween
 from fer.views.augmentation import EraseRecipe
 from fer.views.batch import Batch
 
@@ -70,9 +71,6 @@ class SCN(OneViewMethod):
         relabel_margin: delta_2, 0 or more.
         relabel_group: ``all`` (the released code) or ``low``, only samples of the low group (the paper's text).
         lam, erase: see ``AttentionConsistency``.
-
-    Raises:
-        ValueError: a value outside the ranges above; the message names the key.
     """
 
     labels: Tensor
@@ -82,21 +80,14 @@ class SCN(OneViewMethod):
         self,
         setting: Setting,
         *,
-        high_share: float = 0.7,
-        rank_margin: float = 0.15,
+        high_share: ShareBetween = 0.7,
+        rank_margin: AtLeast0 = 0.15,
         relabel_from: int = 9,
-        relabel_margin: float = 0.2,
+        relabel_margin: AtLeast0 = 0.2,
         relabel_group: Group = "low",
-        lam: float = 0.0,
+        lam: AtLeast0 = 0.0,
         erase: EraseRecipe = "shared",
     ) -> None:
-        if not 0 < high_share < 1:
-            raise ValueError(f"method.high_share is {high_share}; it must lie between 0 and 1")
-        for name, margin in (("rank_margin", rank_margin), ("relabel_margin", relabel_margin)):
-            if not margin >= 0:
-                raise ValueError(f"method.{name} is {margin}; it must be 0 or more")
-        if relabel_group not in ("low", "all"):
-            raise ValueError(f"method.relabel_group is {relabel_group!r}; choose low or all")
         super().__init__(setting)
         self.add_consistency(AttentionConsistency(setting, lam=lam, erase=erase))
         self.high_share = high_share

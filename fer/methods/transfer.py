@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fer.methods.core.method import Loss, Method, Setting
+from fer.ranges import Above0, CountFrom1, CountFrom2, Share
 from fer.views.batch import Batch
 
 HeadDrop = Literal["head", "token"]
@@ -124,42 +125,29 @@ class TransFER(Method):
         head_drop: probability that a sample loses one of a block's heads (MSAD), in [0, 1].
         head_drop_kind: ``head`` or ``token``.
         zero_head: start the classifier at 0, or as torch does.
-
-    Raises:
-        ValueError: a value outside the ranges above; the message names the key.
     """
 
     def __init__(
         self,
         setting: Setting,
         *,
-        branches: int = 2,
-        reduction: int = 16,
-        map_drop: float = 0.6,
-        blocks: int = 8,
-        heads: int = 8,
-        dimensions: int = 768,
-        mlp_ratio: float = 3.0,
+        branches: CountFrom2 = 2,
+        reduction: CountFrom1 = 16,
+        map_drop: Share = 0.6,
+        blocks: CountFrom1 = 8,
+        heads: CountFrom2 = 8,
+        dimensions: CountFrom1 = 768,
+        mlp_ratio: Above0 = 3.0,
         qkv_bias: bool = False,
-        norm_eps: float = 1e-6,
-        head_drop: float = 0.3,
+        norm_eps: Above0 = 1e-6,
+        head_drop: Share = 0.3,
         head_drop_kind: HeadDrop = "head",
         zero_head: bool = True,
     ) -> None:
-        for name, number, least in (
-            ("branches", branches, 2), ("reduction", reduction, 1), ("blocks", blocks, 1), ("heads", heads, 2)
-        ):  # fmt: skip
-            if number < least:
-                raise ValueError(f"method.{name} is {number}; it must be {least} or more")
-        for name, probability in (("map_drop", map_drop), ("head_drop", head_drop)):
-            if not 0 <= probability <= 1:
-                raise ValueError(f"method.{name} is {probability}; it must lie in 0..1")
         if dimensions < heads or dimensions % heads:
             raise ValueError(f"method.dimensions is {dimensions}; it must be a multiple of method.heads={heads}")
-        if not (norm_eps > 0 and dimensions * mlp_ratio >= 1):
-            raise ValueError(f"method.norm_eps is {norm_eps} and method.mlp_ratio {mlp_ratio}; both must be above 0")
-        if head_drop_kind not in ("head", "token"):
-            raise ValueError(f"method.head_drop_kind is {head_drop_kind!r}; choose one of head, token")
+        if dimensions * mlp_ratio < 1:
+            raise ValueError(f"method.mlp_ratio is {mlp_ratio}; the MLP must have one unit or more")
         super().__init__(setting)
         channels, height, width = self.network.map_shape(self.augmentation.size)
         self.map_drop = map_drop

@@ -8,14 +8,13 @@ EAC's ancestor, and the control for what EAC adds to it: here both views are cla
 
 from __future__ import annotations
 
-import math
-
 from torch import Tensor
 from torch.nn import functional as F
 
 from fer.methods.core.method import Loss, Method, Setting
 from fer.methods.eac import attention_consistency_loss
 from fer.models.cam import class_activation_maps
+from fer.ranges import AtLeast0
 from fer.views.batch import Batch
 
 
@@ -40,9 +39,7 @@ class VAC(Method):
 
     views = 2
 
-    def __init__(self, setting: Setting, *, lam: float = 1.0) -> None:
-        if not (isinstance(lam, int | float) and math.isfinite(lam) and lam >= 0):
-            raise ValueError(f"method.lam is {lam}; it must be a number of 0 or more")
+    def __init__(self, setting: Setting, *, lam: AtLeast0 = 1.0) -> None:
         super().__init__(setting)
         self.lam = lam
 

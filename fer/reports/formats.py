@@ -1,4 +1,8 @@
-"""A report's document as text for terminals, Markdown, LaTeX and HTML."""
+"""A report's document as text for terminals, Markdown, LaTeX and HTML.
+
+The writers of pandas and tabulate mark no best value and leave Markdown, or characters such as ``~`` and ``$`` of a
+run's name, as they are; ``tests/promises/test_markup.py`` reads every format back.
+"""
 
 from __future__ import annotations
 

@@ -25,6 +25,7 @@ from fer.files.csv_files import write_table
 from fer.files.terminal import logging_to
 from fer.methods.core.method import Method
 from fer.models.batch_norm import synchronize_statistics
+from fer.models.weights.weight_file import read_once
 from fer.runs.protocol import Record, protocol_named, result_row, run_result
 from fer.runs.run_folder import RunFolder
 from fer.training import predict_splits
@@ -65,6 +66,11 @@ def build(settings: Settings, folder: RunFolder, *, for_training: bool = True) -
         ConfigError: a value does not fit; the message names it.
         DatasetError: all faults of the data set.
     """
+    with read_once():
+        return _build(settings, folder, for_training=for_training)
+
+
+def _build(settings: Settings, folder: RunFolder, *, for_training: bool) -> Experiment:
     if for_training:
         rehearse(settings)
     datamodule = unread_data(settings)

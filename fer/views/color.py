@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Annotated
 
 import torch
+from annotated_types import Interval
 from torch import Tensor, nn
+
+from fer.ranges import AtLeast0
 
 
 class ColorJitter(nn.Module):
@@ -14,20 +18,17 @@ class ColorJitter(nn.Module):
     Args:
         brightness, contrast, saturation: factors are drawn from ``max(0, 1 - value) .. 1 + value``; 0 or more.
         hue: the shift is drawn from ``-hue .. hue`` of the color circle; 0 to 0.5.
-
-    Raises:
-        ValueError: a value outside the ranges above; the message names the key.
     """
 
     def __init__(
-        self, *, brightness: float = 0.0, contrast: float = 0.0, saturation: float = 0.0, hue: float = 0.0
+        self,
+        *,
+        brightness: AtLeast0 = 0.0,
+        contrast: AtLeast0 = 0.0,
+        saturation: AtLeast0 = 0.0,
+        hue: Annotated[float, Interval(ge=0, le=0.5)] = 0.0,
     ) -> None:
         super().__init__()
-        for name, value in (("brightness", brightness), ("contrast", contrast), ("saturation", saturation)):
-            if not value >= 0:
-                raise ValueError(f"ColorJitter.{name} is {value}; it must be 0 or more")
-        if not 0 <= hue <= 0.5:
-            raise ValueError(f"ColorJitter.hue is {hue}; it must be 0 to 0.5")
         self._changes: list[tuple[Callable[[Tensor, Tensor], Tensor], float, float]] = [
             (function, max(0.0, 1 - value), 1 + value)
             for function, value in (

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from fer.ranges import Above0, CountFrom0, ShareAbove0, ViewSize
 from fer.views.resize import resize, resized_crop
 
 _CROP_ATTEMPTS = 10  # torchvision.transforms.RandomResizedCrop gives up after ten rectangles that do not fit.
-_MOST_PIXELS = 2048
 
 
 class Resize(nn.Module):
@@ -20,14 +19,11 @@ class Resize(nn.Module):
 
     Args:
         size: edge length in pixels, 8 to 2048.
-
-    Raises:
-        ValueError: another size.
     """
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: ViewSize) -> None:
         super().__init__()
-        self.size = _checked_size("Resize", size)
+        self.size = size
 
     def forward(self, image: Tensor) -> Tensor:
         """Resize uint8 images (B, 3, h, h) to (B, 3, size, size)."""
@@ -45,11 +41,9 @@ class RandomCrop(nn.Module):
         ValueError: a value outside its range, or images too small for the square.
     """
 
-    def __init__(self, size: int, *, padding: int = 0) -> None:
+    def __init__(self, size: ViewSize, *, padding: CountFrom0 = 0) -> None:
         super().__init__()
-        self.size = _checked_size("RandomCrop", size)
-        if padding < 0:
-            raise ValueError(f"RandomCrop.padding is {padding}; it must be 0 or more")
+        self.size = size
         self.padding = padding
 
     def forward(self, image: Tensor) -> Tensor:
@@ -69,9 +63,9 @@ class RandomFiveCrop(nn.Module):
         ValueError: a size outside 8..2048, or images too small for the square.
     """
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: ViewSize) -> None:
         super().__init__()
-        self.size = _checked_size("RandomFiveCrop", size)
+        self.size = size
 
     def forward(self, image: Tensor) -> Tensor:
         """Cut uint8 images (B, 3, h, h) to (B, 3, size, size)."""
@@ -99,19 +93,17 @@ class RandomResizedCrop(nn.Module):
 
     def __init__(
         self,
-        size: int,
+        size: ViewSize,
         *,
-        scale: Sequence[float] = (0.08, 1.0),
-        ratio: Sequence[float] = (3 / 4, 4 / 3),
+        scale: tuple[ShareAbove0, ShareAbove0] = (0.08, 1.0),
+        ratio: tuple[Above0, Above0] = (3 / 4, 4 / 3),
         law: Literal["torchvision", "paddle"] = "torchvision",
     ) -> None:
         super().__init__()
-        self.size = _checked_size("RandomResizedCrop", size)
-        for name, interval, upper in (("scale", scale, 1.0), ("ratio", ratio, math.inf)):
-            if len(interval) != 2 or not 0 < interval[0] <= interval[1] <= upper:
-                raise ValueError(f"RandomResizedCrop.{name} is {list(interval)}; it must be [low, high], above 0")
-        if law not in ("torchvision", "paddle"):
-            raise ValueError(f"RandomResizedCrop.law is {law!r}; choose torchvision or paddle")
+        self.size = size
+        for name, interval in (("scale", scale), ("ratio", ratio)):
+            if interval[0] > interval[1]:
+                raise ValueError(f"RandomResizedCrop.{name} is {list(interval)}; it must be [low, high]")
         self.scale = (float(scale[0]), float(scale[1]))
         self.ratio = (float(ratio[0]), float(ratio[1]))
         self.law = law
@@ -147,7 +139,7 @@ class RandomResizedCrop(nn.Module):
         )
 
 
-def cut(image: Tensor, top: Tensor, left: Tensor, size: int) -> Tensor:
+def cut(image: Tensor, top: Tensor, left: Tensor, size: ViewSize) -> Tensor:
     """Cut squares out of images (B, 3, h, w) at ``top`` and ``left`` (B,); black where they leave the image."""
     for axis, start in ((2, top), (3, left)):
         length = image.shape[axis]
@@ -162,7 +154,7 @@ def cut(image: Tensor, top: Tensor, left: Tensor, size: int) -> Tensor:
     return image
 
 
-def center_crop(image: Tensor, size: int) -> Tensor:
+def center_crop(image: Tensor, size: ViewSize) -> Tensor:
     """Cut the central square out of images (B, 3, h, h), at torchvision's place."""
     start = middle(image.shape[-1] - size)
     return image[..., start : start + size, start : start + size]
@@ -173,15 +165,9 @@ def middle(free: int) -> int:
     return round(free / 2)
 
 
-def _free(image: Tensor, size: int, name: str, frame: int = 0) -> int:
+def _free(image: Tensor, size: ViewSize, name: str, frame: int = 0) -> int:
     """Pixels by which a square can move along either side."""
     free = min(image.shape[-2:]) + frame - size
     if free < 0:
         raise ValueError(f"{name}.size is {size}, more than the {size + free} pixels of its images; resize them first")
     return free
-
-
-def _checked_size(name: str, size: int) -> int:
-    if not 8 <= size <= _MOST_PIXELS:
-        raise ValueError(f"{name}.size is {size}; it must be 8 to {_MOST_PIXELS}")
-    return size

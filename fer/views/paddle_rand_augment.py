@@ -18,8 +18,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from fer.ranges import CountFrom0
 from fer.views.color import adjust_brightness, adjust_contrast, adjust_saturation
-from fer.views.rand_augment import MAX_LEVEL, auto_contrast_table, equalize_table, histogram_of, smoothed
+from fer.views.rand_augment import MAX_LEVEL, Level, auto_contrast_table, equalize_table, histogram_of, smoothed
 from fer.views.warps import centered, sample
 
 OPERATIONS = (
@@ -35,18 +36,10 @@ class PaddleRandAugment(nn.Module):
     Args:
         operations: draws per image, with replacement, 0 or more.
         level: strength, 0 to 10.
-
-    Raises:
-        ValueError: a value outside the ranges above; the message names the key.
     """
 
-    def __init__(self, operations: int = 2, level: float = 5) -> None:
+    def __init__(self, operations: CountFrom0 = 2, level: Level = 5) -> None:
         super().__init__()
-        if operations < 0 or not 0 <= level <= MAX_LEVEL:
-            raise ValueError(
-                f"PaddleRandAugment of {operations} operations and level {level}: give 0 or more operations and a "
-                "level in 0..10"
-            )
         self.operations = operations
         self.level = level
 

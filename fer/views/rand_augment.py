@@ -20,15 +20,21 @@ corner; Color and Contrast weigh red, green, blue by 0.114, 0.587, 0.299, which 
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch
+from annotated_types import Interval
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from fer.ranges import AtLeast0, CountFrom0, Share
 
 OPERATIONS = (
     "Identity", "AutoContrast", "Equalize", "Rotate", "Solarize", "Color", "Contrast", "Brightness", "Sharpness",
     "ShearX", "ShearY", "TranslateX", "TranslateY", "Posterize",
 )  # fmt: skip
 MAX_LEVEL = 10
+Level = Annotated[float, Interval(ge=0, le=MAX_LEVEL)]
 FILL = 128
 _GRAY = (0.114, 0.587, 0.299)
 
@@ -42,26 +48,18 @@ class RandAugment(nn.Module):
         probability: that a drawn operation is applied, in 0..1.
         translation: pixels at level 10.
         cutout: edge length of the square, pixels; 0 = none. Its center is uniform, so it may be cut by the border.
-
-    Raises:
-        ValueError: a value outside the ranges above; the message names the key.
     """
 
     def __init__(
         self,
-        operations: int = 2,
-        level: float = 10,
+        operations: CountFrom0 = 2,
+        level: Level = 10,
         *,
-        probability: float = 0.5,
+        probability: Share = 0.5,
         translation: float = 10.0,
-        cutout: float = 16.0,
+        cutout: AtLeast0 = 16.0,
     ) -> None:
         super().__init__()
-        if operations < 0 or not (0 <= level <= MAX_LEVEL and 0 <= probability <= 1 and cutout >= 0):
-            raise ValueError(
-                f"RandAugment of {operations} operations, level {level}, probability {probability}, cutout {cutout}: "
-                "give 0 or more operations, a level in 0..10, a probability in 0..1 and a cutout of 0 or more"
-            )
         self.operations = operations
         self.level = level
         self.probability = probability

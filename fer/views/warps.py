@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
+from annotated_types import Interval
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fer.ranges import Above0, Share
 from fer.views.flip import mirror
 
 
@@ -21,19 +23,19 @@ class RandomAffine(nn.Module):
         scale: least and largest factor, above 0.
 
     Raises:
-        ValueError: a value outside the ranges above; the message names the key.
+        ValueError: the least factor is above the largest.
     """
 
     def __init__(
-        self, *, degrees: float = 0.0, translate: Sequence[float] = (0.0, 0.0), scale: Sequence[float] = (1.0, 1.0)
+        self,
+        *,
+        degrees: Annotated[float, Interval(ge=0, le=180)] = 0.0,
+        translate: tuple[Share, Share] = (0.0, 0.0),
+        scale: tuple[Above0, Above0] = (1.0, 1.0),
     ) -> None:
         super().__init__()
-        if not 0 <= degrees <= 180:
-            raise ValueError(f"RandomAffine.degrees is {degrees}; it must be 0 to 180")
-        if len(translate) != 2 or not all(0 <= share <= 1 for share in translate):
-            raise ValueError(f"RandomAffine.translate is {list(translate)}; give two shares of 0 to 1")
-        if len(scale) != 2 or not 0 < scale[0] <= scale[1]:
-            raise ValueError(f"RandomAffine.scale is {list(scale)}; it must be [low, high], above 0")
+        if scale[0] > scale[1]:
+            raise ValueError(f"RandomAffine.scale is {list(scale)}; it must be [low, high]")
         self.degrees = degrees
         self.translate = (float(translate[0]), float(translate[1]))
         self.scale = (float(scale[0]), float(scale[1]))
@@ -126,13 +128,11 @@ class RandomApply(nn.Module):
         transforms: modules from uint8 (B, 3, h, w) to images of the same size.
 
     Raises:
-        ValueError: a probability outside its range, or transforms that change the size.
+        ValueError: the transforms change the size.
     """
 
-    def __init__(self, probability: float, transforms: Sequence[nn.Module]) -> None:
+    def __init__(self, probability: Share, transforms: Sequence[nn.Module]) -> None:
         super().__init__()
-        if not 0 <= probability <= 1:
-            raise ValueError(f"RandomApply.probability is {probability}; it must be 0 to 1")
         self.probability = probability
         self.transforms = nn.Sequential(*transforms)
 

@@ -10,11 +10,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from support.small_methods import CLASSES, batch_of, build
+from support.small_methods import CLASSES, batch_of, build, build_configured
 from support.transcription import assert_equal_to
 from torch import Tensor
 from torch.nn import functional as F
 
+from fer.errors import ConfigError
 from fer.methods.ad_corre import (
     AdCorre,
     correlation,
@@ -187,9 +188,9 @@ def test_recall_is_counted_over_the_last_labels() -> None:
         ({"dropout": 1.0}, "method.dropout is 1.0"),
         ({"ce_weight": 0.0}, "method.ce_weight is 0.0"),
         ({"absent": "zero"}, "method.absent is 'zero'"),
-        ({"window": 0}, "method.window 0"),
+        ({"window": 0}, "method.window is 0"),
     ],
 )
 def test_values_out_of_range_are_refused(values: dict[str, Any], said: str) -> None:
-    with pytest.raises(ValueError, match=said):
-        build(AdCorre, **values)
+    with pytest.raises(ConfigError, match=said):
+        build_configured(AdCorre, **values)

@@ -10,11 +10,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from support.small_methods import batch_of, build
+from support.small_methods import batch_of, build, build_configured
 from support.transcription import assert_equal_to
 from torch import Tensor
 from torch.nn import functional as F
 
+from fer.errors import ConfigError
 from fer.methods.co_teaching import CoTeaching, smallest_losses
 
 VIEW = torch.randn(6, 3, 32, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(7))
@@ -120,5 +121,5 @@ def test_what_is_evaluated_can_be_chosen() -> None:
     ],
 )
 def test_values_out_of_range_are_refused(values: dict[str, Any], said: str) -> None:
-    with pytest.raises(ValueError, match=said):
-        build(CoTeaching, **values)
+    with pytest.raises(ConfigError, match=said):
+        build_configured(CoTeaching, **values)

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 import torch
 from support.project import Train
-from support.small_methods import CLASSES, LR, batch_of, build
+from support.small_methods import CLASSES, LR, batch_of, build, build_configured
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fer.errors import TrainingError
+from fer.errors import ConfigError, TrainingError
 from fer.methods.dmue import DMUE, latent_distribution, similarity_matrix
 from fer.models import backbones
 
@@ -259,8 +259,8 @@ class Unsplit(nn.Module):
 
 
 def test_a_backbone_that_cannot_be_split_is_refused() -> None:
-    with pytest.raises(ValueError, match="trunk"):
-        build(DMUE, backbone=Unsplit)
+    with pytest.raises(ConfigError, match="trunk"):
+        build_configured(DMUE, backbone=Unsplit)
 
 
 @pytest.mark.parametrize(
@@ -275,5 +275,5 @@ def test_a_backbone_that_cannot_be_split_is_refused() -> None:
     ],
 )
 def test_values_out_of_range_are_refused(values: dict[str, Any], said: str) -> None:
-    with pytest.raises(ValueError, match=said):
-        build(DMUE, **values)
+    with pytest.raises(ConfigError, match=said):
+        build_configured(DMUE, **values)

@@ -10,12 +10,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.small_methods import CLASSES, GAMMA, LR, WEIGHT_DECAY, build, raw_images, with_views
+from support.small_methods import CLASSES, GAMMA, LR, WEIGHT_DECAY, build, build_configured, raw_images, with_views
 from support.transcription import assert_equal_to
 from torch import Tensor
 from torch.func import functional_call
 from torch.nn import functional as F
 
+from fer.errors import ConfigError
 from fer.methods.ce import CrossEntropy
 from fer.methods.core.method import Method
 from fer.methods.eac import attention_consistency_loss
@@ -321,8 +322,8 @@ def test_as_released_loss_and_gradient_are_the_independent_calculation(clean: bo
     ],
 )
 def test_a_wrong_value_is_refused_by_its_key(values: dict[str, Any], key: str) -> None:
-    with pytest.raises(ValueError, match=rf"^{key} is .*{next(iter(values.values()))}"):
-        build(**values)
+    with pytest.raises(ConfigError, match=rf"^{key} is .*{next(iter(values.values()))}"):
+        build_configured(**values)
 
 
 def test_hyper_parameters_are_the_plain_values_alone() -> None:

@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 import torch
-from support.small_methods import CLASSES, LR, batch_of, build
+from support.small_methods import CLASSES, LR, batch_of, build, build_configured
 from support.transcription import assert_equal_to
 from torch import Tensor
 from torch.nn import functional as F
 
+from fer.errors import ConfigError
 from fer.methods.dacl import DACL, sparse_center_loss
 from fer.methods.ran import RAN
 from fer.methods.rul import RUL
@@ -287,5 +288,5 @@ def test_rans_passes_differ_in_training_only() -> None:
     ],
 )
 def test_values_out_of_range_are_refused(method: Any, values: dict[str, Any], said: str) -> None:
-    with pytest.raises(ValueError, match=said):
-        build(method, **values)
+    with pytest.raises(ConfigError, match=said):
+        build_configured(method, **values)

@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 import torch
-from support.small_methods import CLASSES, batch_of, build
+from support.small_methods import CLASSES, batch_of, build, build_configured
 from support.transcription import assert_equal_to
 from torch import Tensor
 from torch.nn import functional as F
 
+from fer.errors import ConfigError
 from fer.methods.lde import LDE
 
 VIEW = torch.randn(6, 3, 32, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(7))
@@ -116,5 +117,5 @@ def test_the_given_label_keeps_its_share_of_the_minimum(weight: float) -> None:
     ],
 )
 def test_values_out_of_range_are_refused(values: dict[str, float], said: str) -> None:
-    with pytest.raises(ValueError, match=said):
-        build(LDE, **values)
+    with pytest.raises(ConfigError, match=said):
+        build_configured(LDE, **values)

@@ -10,10 +10,11 @@ import pytest
 import torch
 from support.epochs import in_epoch
 from support.project import Train
-from support.small_methods import batch_of, build, raw_images
+from support.small_methods import batch_of, build, build_configured, raw_images
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fer.errors import ConfigError
 from fer.methods.man import AMBIGUOUS, CLEAN, MAN, NOISY
 
 VIEWS = tuple(torch.randn(2, 6, 3, 32, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(7)))
@@ -154,5 +155,5 @@ def test_groups_are_made_on_augmented_views_unless_asked(train: Train, tmp_path:
     ],
 )
 def test_values_out_of_range_are_refused(values: dict[str, Any], said: str) -> None:
-    with pytest.raises(ValueError, match=said):
-        build(MAN, **values)
+    with pytest.raises(ConfigError, match=said):
+        build_configured(MAN, **values)

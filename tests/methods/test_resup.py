@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from support.small_methods import batch_of, build
+from support.small_methods import batch_of, build, build_configured
 from support.transcription import assert_equal_to
 from torch import Tensor
 from torch.nn import functional as F
 
+from fer.errors import ConfigError
 from fer.methods.resup import ReSup, clean_table, look_up, similarity_to_label
 
 VIEW = torch.randn(6, 3, 32, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(7))
@@ -161,5 +162,5 @@ def test_mixtures_are_fitted_before_every_epoch_but_the_first(weights: str, monk
     ],
 )
 def test_values_out_of_range_are_refused(values: dict[str, Any], said: str) -> None:
-    with pytest.raises(ValueError, match=said):
-        build(ReSup, **values)
+    with pytest.raises(ConfigError, match=said):
+        build_configured(ReSup, **values)

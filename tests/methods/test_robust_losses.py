@@ -9,10 +9,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from support.small_methods import CLASSES, batch_of, build, raw_images
+from support.small_methods import CLASSES, batch_of, build, build_configured, raw_images
 from torch import Tensor
 from torch.nn import functional as F
 
+from fer.errors import ConfigError
 from fer.methods.core.method import Loss
 from fer.methods.eac import EAC
 from fer.methods.elr import ELR
@@ -87,8 +88,8 @@ def test_pdls_mixes_labels_with_the_prior_in_any_order_of_classes(seed: int, alp
     ],
 )
 def test_pdls_refuses_a_prior_that_does_not_fit(values: dict[str, Any], said: str) -> None:
-    with pytest.raises(ValueError, match=said):
-        build(PDLS, class_names=NAMES, **values)
+    with pytest.raises(ConfigError, match=said):
+        build_configured(PDLS, class_names=NAMES, **values)
 
 
 @given(SEEDS, st.floats(0.05, 1))
@@ -275,5 +276,5 @@ def test_attention_consistency_can_be_added(method: Any) -> None:
     ],
 )
 def test_values_out_of_range_are_refused(method: Any, values: dict[str, Any], said: str) -> None:
-    with pytest.raises(ValueError, match=said):
-        build(method, **values)
+    with pytest.raises(ConfigError, match=said):
+        build_configured(method, **values)

@@ -10,12 +10,13 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from support.small_methods import CLASSES, batch_of, build
+from support.small_methods import CLASSES, batch_of, build, build_configured
 from support.transcription import assert_equal_to
 from torch import Tensor
 from torch.nn import functional as F
 
 from fer.config.compose import compose
+from fer.errors import ConfigError
 from fer.methods.scn import SCN, rank_regularization
 
 
@@ -129,5 +130,5 @@ def test_nothing_is_relabeled_before_its_epoch() -> None:
     ],
 )
 def test_values_out_of_range_are_refused(values: dict[str, Any], said: str) -> None:
-    with pytest.raises(ValueError, match=said):
-        build(SCN, **values)
+    with pytest.raises(ConfigError, match=said):
+        build_configured(SCN, **values)

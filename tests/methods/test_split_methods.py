@@ -12,11 +12,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from support.epochs import in_epoch
-from support.small_methods import CLASSES, batch_of, build
+from support.small_methods import CLASSES, batch_of, build, build_configured
 from torch import Tensor
 from torch.nn import functional as F
 
-from fer.errors import TrainingError
+from fer.errors import ConfigError, TrainingError
 from fer.methods.dividemix import DivideMix, sharpen, small_loss_probability, small_loss_probability_from_k_means
 
 VIEWS = tuple(torch.randn(2, 6, 3, 32, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(7)))
@@ -255,5 +255,5 @@ def test_dividemix_warms_up_and_ramps() -> None:
     ],
 )
 def test_values_out_of_range_are_refused(method: Any, values: dict[str, Any], said: str) -> None:
-    with pytest.raises(ValueError, match=said):
-        build(method, **values)
+    with pytest.raises(ConfigError, match=said):
+        build_configured(method, **values)

@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from support.small_methods import batch_of, build
+from support.small_methods import batch_of, build, build_configured
 from torch import Tensor
 from torch.nn import functional as F
 
+from fer.errors import ConfigError
 from fer.methods.transfer import Block, TransFER, drop_one
 
 VIEW = torch.randn(6, 3, 32, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(7))
@@ -145,5 +146,5 @@ def test_nothing_is_dropped_in_tests() -> None:
     ],
 )
 def test_values_out_of_range_are_refused(values: dict[str, Any], said: str) -> None:
-    with pytest.raises(ValueError, match=said):
-        build(TransFER, **values)
+    with pytest.raises(ConfigError, match=said):
+        build_configured(TransFER, **values)

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from fer.models.backbones import mobilenet_v2, resnet, tiny, vggface2_resnet50
 from fer.models.weights import numpy_pickle
 from fer.models.weights.load import WeightsError, load_backbone_weights
+from fer.models.weights.weight_file import read_once
 
 pytestmark = pytest.mark.measured
 
@@ -175,6 +176,17 @@ def test_the_real_partial_file_is_loaded_only_on_demand_and_reported(
     assert "96 tensors loaded, 80.0% of the backbone" in caplog.text
     assert "missing: 20 (layer4.0.conv1.weight" in caplog.text
     assert "... and 16 more" in caplog.text
+
+
+def test_a_block_reads_each_file_once(save: Save) -> None:
+    """A file that changes inside the block gives what it held at first, and outside what it holds now."""
+    first, second = (state_of(tiny()) for _ in range(2))
+    path = save(first)
+    with read_once():
+        assert_same(state_of(tiny(weights=path)), first)
+        save(second)
+        assert_same(state_of(tiny(weights=path)), first)
+    assert_same(state_of(tiny(weights=path)), second)
 
 
 # ---- What is refused because it does not fit ---------------------------------------------------------------------

@@ -27,8 +27,8 @@ FLOORS: tuple[dict[str, tuple[str, ...]], ...] = (
     {"models": (), "views": (), "runs": (), "config": ()},
     {"files": ()},
 )
-"""The twelve rooms of fer from the top down, and the rooms that each may use; all may use files and errors."""
-ROOMS = {room: {*below, room, "files", "errors"} for floor in FLOORS for room, below in floor.items()}
+"""The twelve rooms of fer from the top down, and the rooms that each may use; all may use files, errors and ranges."""
+ROOMS = {room: {*below, room, "files", "errors", "ranges"} for floor in FLOORS for room, below in floor.items()}
 MAY_KNOW_HYDRA = ("fer.cli.", "fer.config.", "fer.launch.")
 # Everything else in fer.data works on files and arrays, so that the data tools start at once.
 DATA_MAY_KNOW_TORCH = {"fer.data.loading.datamodule", "fer.data.loading.samplers"}
@@ -119,9 +119,13 @@ def test_rooms_use_those_below_them() -> None:
     floor_of = {room: number for number, floor in enumerate(FLOORS) for room in floor}
     for room, below in ((room, below) for floor in FLOORS for room, below in floor.items()):
         assert all(floor_of[other] > floor_of[room] for other in below), f"{room} would use what stands above it"
-    assert len(order) == 12 and {room_of(module) for module in MODULES if module != "fer"} == {*order, "errors"}
+    assert len(order) == 12 and {room_of(module) for module in MODULES if module != "fer"} == {
+        *order,
+        "errors",
+        "ranges",
+    }
     faults = []
-    for module in MODULES.keys() - {"fer", "fer.errors"}:
+    for module in MODULES.keys() - {"fer", "fer.errors", "fer.ranges"}:
         imported = {name for name, _ in IMPORTS[module] if name.startswith("fer.")}
         faults += [
             f"{module} imports {name}, and {room_of(module)} does not use {room_of(name)}: move what both need into a "

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import ExponentialLR
 
+from fer.config.instantiate import call_configured
+from fer.config.signatures import check_arguments
 from fer.methods.core.method import Method, Setting
 from fer.methods.eac import EAC
 from fer.models.backbones import tiny
@@ -49,6 +51,17 @@ def build(
                 module.weight.uniform_(0.5, 1.5)
                 module.bias.uniform_(-0.5, 0.5)
     return built.train()
+
+
+def build_configured(method: Callable[..., Method] = EAC, **values: Any) -> Any:
+    """Build a method from values of a configuration, which are checked against its signature.
+
+    Raises:
+        ConfigError: a value does not fit.
+    """
+    surroundings = {name: values.pop(name) for name in ("class_names", "backbone") if name in values}
+    check_arguments(method, values, "method")
+    return call_configured(build, method, **surroundings, **values)
 
 
 def raw_images(count: int = 6) -> Tensor:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,9 @@ _RESNETS: dict[tuple[tuple[int, ...], bool], str] = {
 }
 
 
+_kept: dict[tuple[str, str, str | None], WeightFile] | None = None
+
+
 class WeightsError(UserError):
     """Weights that cannot be used; the message names the file and what to do."""
 
@@ -52,6 +56,17 @@ class WeightFile:
     origin: str | None
 
 
+@contextmanager
+def read_once() -> Iterator[None]:
+    """Keep files that are read inside the block until its end, so that a second network costs no second reading."""
+    global _kept
+    before, _kept = _kept, {}
+    try:
+        yield
+    finally:
+        _kept = before
+
+
 def read(source: str | Path, name: str, sha256: str | None = None) -> WeightFile:
     """Read the weights that ``source`` names for ``backbone=name``; see ``load_backbone_weights``.
 
@@ -59,7 +74,16 @@ def read(source: str | Path, name: str, sha256: str | None = None) -> WeightFile
         WeightsError: there is no such file, its digest is not ``sha256``, or it holds anything but the tensors of one
             network in plain containers.
     """
-    path = _path_of(str(source), name)
+    key = (str(source), name, sha256)
+    if _kept is None:
+        return _read(*key)
+    if key not in _kept:
+        _kept[key] = _read(*key)
+    return _kept[key]
+
+
+def _read(source: str, name: str, sha256: str | None) -> WeightFile:
+    path = _path_of(source, name)
     content, digest, is_torch = _content(path, sha256)
     tensors = _tensors(content, path)
     eac = "features.0.weight" in tensors and "features.4.0.conv1.weight" in tensors

@@ -18,6 +18,7 @@ from torch import Tensor
 from fer.data.loading.datamodule import FaceDataModule
 from fer.methods.core.explain import explain
 from fer.methods.core.method import Method
+from fer.ranges import CountFrom2
 from fer.runs.cams import CamRecord
 from fer.runs.run_folder import RunFolder
 from fer.training.callbacks.shown_faces import evenly_spread, shown_test_faces, shown_wrong_labels
@@ -52,14 +53,9 @@ class Pictures(Showing):
 
     Args:
         epochs: how many epochs end with pictures: the first, the last, and others evenly in between.
-
-    Raises:
-        ValueError: less than 2.
     """
 
-    def __init__(self, *, epochs: int = 6) -> None:
-        if not isinstance(epochs, int) or epochs < 2:
-            raise ValueError(f"callbacks.pictures.epochs is {epochs}; it must be a whole number of 2 or more")
+    def __init__(self, *, epochs: CountFrom2 = 6) -> None:
         super().__init__()
         self.epochs = epochs
         self._faces: _ShownFaces | None = None

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
+from typing import Annotated
 
 import lightning.pytorch as L
 import numpy as np
 import torch
+from annotated_types import Ge
 from torch import Tensor
 
 from fer.data.loading.datamodule import FaceDataModule
@@ -29,14 +31,9 @@ class Projector(Showing):
 
     Args:
         faces: at most so many, from all over the training split; held-out ones are left out.
-
-    Raises:
-        ValueError: less than 3, of which there is no picture.
     """
 
-    def __init__(self, *, faces: int = 300) -> None:
-        if not isinstance(faces, int) or faces < 3:
-            raise ValueError(f"callbacks.projector.faces is {faces}; it must be a whole number of 3 or more")
+    def __init__(self, *, faces: Annotated[int, Ge(3)] = 300) -> None:
         super().__init__()
         self.faces = faces
 

@@ -1,7 +1,7 @@
 """Small pictures for TensorBoard: images in rows with captions, and a confusion matrix.
 
-Training waits for them, and a figure of matplotlib takes a quarter of a second. So they are put together from pieces:
-a word is drawn once and then copied, and so is a cell of the matrix.
+Training waits for them, and a figure of matplotlib takes a quarter of a second. A picture is put together from pieces
+with Pillow instead: a word is drawn once and then copied, and so is a cell of the matrix.
 """
 
 from __future__ import annotations
