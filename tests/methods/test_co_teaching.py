@@ -115,7 +115,7 @@ def test_what_is_evaluated_can_be_chosen() -> None:
         ({"noise_ratio": None}, "method.noise_ratio is None"),
         ({"noise_ratio": 1.0}, "method.noise_ratio is 1.0"),
         ({"noise_ratio": 0.1, "ramp": -1}, "method.ramp is -1"),
-        ({"noise_ratio": 0.1, "exponent": 0.0}, "method.exponent 0.0"),
+        ({"noise_ratio": 0.1, "exponent": 0.0}, "method.exponent is 0.0"),
         ({"noise_ratio": 0.1, "schedule": "cosine"}, "method.schedule is 'cosine'"),
         ({"noise_ratio": 0.1, "evaluated": "best"}, "method.evaluated is 'best'"),
     ],

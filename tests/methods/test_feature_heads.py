@@ -272,7 +272,7 @@ def test_rans_passes_differ_in_training_only() -> None:
     ("method", "values", "said"),
     [
         (RUL, {"dimensions": 0}, "method.dimensions is 0"),
-        (RUL, {"dropout": 1.0}, "method.dropout 1.0"),
+        (RUL, {"dropout": 1.0}, "method.dropout is 1.0"),
         (RUL, {"classifier_lr_factor": 0.0}, "method.classifier_lr_factor is 0.0"),
         (DACL, {"weight": -1.0}, "method.weight is -1.0"),
         (DACL, {"center_lr": 1.5}, "method.center_lr is 1.5"),

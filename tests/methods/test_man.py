@@ -151,7 +151,7 @@ def test_groups_are_made_on_augmented_views_unless_asked(train: Train, tmp_path:
         ({"mutual_weight": -1.0}, "method.mutual_weight is -1.0"),
         ({"over_networks": "half"}, "method.over_networks is 'half'"),
         ({"schedule": "ours"}, "method.schedule is 'ours'"),
-        ({"strong_level": 11}, "method.strong_level 11"),
+        ({"strong_level": 11}, "method.strong_level is 11"),
     ],
 )
 def test_values_out_of_range_are_refused(values: dict[str, Any], said: str) -> None:

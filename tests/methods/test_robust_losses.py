@@ -59,7 +59,7 @@ def test_label_smoothing_spreads_a_share_of_each_label(seed: int, share: float) 
     assert float(classified(build(LabelSmoothing, share=share), logits).total) == pytest.approx(expected)
 
 
-NAMES = ("cold", "dry", "hot", "mild", "wet")
+NAMES = ["cold", "dry", "hot", "mild", "wet"]
 PRIOR = [[0.5, 0.1, 0.2, 0.1, 0.05] if i == 0 else [0.6 if i == j else 0.1 for j in range(5)] for i in range(5)]
 
 
@@ -89,7 +89,7 @@ def test_pdls_mixes_labels_with_the_prior_in_any_order_of_classes(seed: int, alp
 )
 def test_pdls_refuses_a_prior_that_does_not_fit(values: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigError, match=said):
-        build_configured(PDLS, class_names=NAMES, **values)
+        build_configured(PDLS, class_names=tuple(NAMES), **values)
 
 
 @given(SEEDS, st.floats(0.05, 1))
@@ -265,7 +265,7 @@ def test_attention_consistency_can_be_added(method: Any) -> None:
         (GCE, {"q": 0.0}, "method.q is 0.0"),
         (GCE, {"truncate_at": 1.0}, "method.truncate_at is 1.0"),
         (GCE, {"truncate_every": 0}, "method.truncate_every is 0"),
-        (SCE, {"beta": -1.0}, "method.beta -1.0"),
+        (SCE, {"beta": -1.0}, "method.beta is -1.0"),
         (ELR, {"beta": 1.0}, "method.beta is 1.0"),
         (ELR, {"strength": float("nan")}, "method.strength is nan"),
         (Mixup, {"alpha": 0.0}, "method.alpha is 0.0"),

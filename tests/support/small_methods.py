@@ -10,14 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import ExponentialLR
 
-from fer.config.instantiate import call_configured
-from fer.config.signatures import check_arguments
 from fer.methods.core.method import Method, Setting
 from fer.methods.eac import EAC
 from fer.models.backbones import tiny
 from fer.models.network import FaceNetwork
 from fer.views.augmentation import Augmentation
 from fer.views.batch import Batch
+from support.configured import configured
 
 CLASSES = 5
 LR, WEIGHT_DECAY, GAMMA = 1e-2, 1e-4, 0.9
@@ -60,8 +59,7 @@ def build_configured(method: Callable[..., Method] = EAC, **values: Any) -> Any:
         ConfigError: a value does not fit.
     """
     surroundings = {name: values.pop(name) for name in ("class_names", "backbone") if name in values}
-    check_arguments(method, values, "method")
-    return call_configured(build, method, **surroundings, **values)
+    return configured("method", method, lambda **given: build(method, **surroundings, **given), **values)
 
 
 def raw_images(count: int = 6) -> Tensor:

@@ -12,10 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from scipy.stats import binomtest, chi2_contingency, chisquare, ks_2samp
+from support.configured import configured
 from torch import Tensor
 from torchvision.transforms import RandomErasing
 from torchvision.transforms.functional import normalize
 
+from fer.errors import ConfigError
 from fer.views.augmentation import Augmentation
 from fer.views.flip import mirror
 from fer.views.resize import resize
@@ -353,19 +355,19 @@ def test_the_switch_decides_on_noise_in_the_second_view(erase: Any, noise: bool 
         ({"pixel_noise_variance": -1.0}, "augment.pixel_noise_variance"),
         ({"pixel_noise_variance": math.inf}, "augment.pixel_noise_variance"),
         ({"erase_probability": 1.5}, "augment.erase_probability"),
-        ({"erase_area": (0.3, 0.2)}, "augment.erase_area"),
-        ({"erase_area": (0.0, 0.2)}, "augment.erase_area"),
-        ({"erase_area": (0.2, 1.1)}, "augment.erase_area"),
-        ({"erase_area": (0.2,)}, "augment.erase_area"),
-        ({"erase_aspect": (3.3, 0.3)}, "augment.erase_aspect"),
-        ({"erase_aspect": (0.0, 3.3)}, "augment.erase_aspect"),
-        ({"mean": (0.5, 0.5)}, "augment.mean"),
-        ({"std": (0.5, 0.0, 0.5)}, "augment.std"),
+        ({"erase_area": [0.3, 0.2]}, "augment.erase_area"),
+        ({"erase_area": [0.0, 0.2]}, "augment.erase_area"),
+        ({"erase_area": [0.2, 1.1]}, "augment.erase_area"),
+        ({"erase_area": [0.2]}, "augment.erase_area"),
+        ({"erase_aspect": [3.3, 0.3]}, "augment.erase_aspect"),
+        ({"erase_aspect": [0.0, 3.3]}, "augment.erase_aspect"),
+        ({"mean": [0.5, 0.5]}, "augment.mean"),
+        ({"std": [0.5, 0.0, 0.5]}, "augment.std"),
     ],
 )
 def test_a_wrong_parameter_is_refused_by_its_key(values: dict[str, Any], key: str) -> None:
-    with pytest.raises(ValueError, match=key):
-        Augmentation(**values)
+    with pytest.raises(ConfigError, match=f"^{key} is "):
+        configured("augment", Augmentation, **values)
 
 
 def test_parameters_stay_out_of_checkpoints() -> None:
@@ -412,8 +414,8 @@ def test_without_flips_the_views_are_those_of_before(monkeypatch: pytest.MonkeyP
 def test_more_than_everything_is_refused() -> None:
     with pytest.raises(ValueError, match="at most 1"):
         Augmentation(flip_probability=0.6, pixel_noise_probability=0.5, flip_excludes_noise=True)
-    with pytest.raises(ValueError, match=r"augment\.flip_probability is 1\.5"):
-        Augmentation(flip_probability=1.5)
+    with pytest.raises(ConfigError, match=r"^augment\.flip_probability is 1\.5"):
+        configured("augment", Augmentation, flip_probability=1.5)
 
 
 @pytest.mark.parametrize(("law", "share"), [("uniform", (3.3 - 1) / (3.3 - 0.3)), ("log_uniform", 0.498)])
@@ -428,5 +430,5 @@ def test_how_many_rectangles_are_taller_than_wide(law: str, share: float) -> Non
 
 
 def test_another_law_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"augment\.erase_aspect_law is 'linear'; choose log_uniform or uniform"):
-        Augmentation(erase_aspect_law="linear")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=r"^augment\.erase_aspect_law is 'linear'; it must be log_uniform or uniform"):
+        configured("augment", Augmentation, erase_aspect_law="linear")

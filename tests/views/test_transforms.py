@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageEnhance, ImageOps
+from support.configured import configured
 from torch import Tensor, nn
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import RandomResizedCrop as TorchvisionCrop
 from torchvision.transforms import functional as TF
 
+from fer.errors import ConfigError
 from fer.views.augmentation import Augmentation
 from fer.views.color import ColorJitter, adjust_brightness, adjust_contrast, adjust_hue, adjust_saturation
 from fer.views.crops import RandomCrop, RandomFiveCrop, RandomResizedCrop, Resize, center_crop
 from fer.views.paddle_rand_augment import OPERATIONS, PaddleRandAugment
+from fer.views.rand_augment import RandAugment
 from fer.views.resize import resized_crop
 from fer.views.warps import RandomAffine, RandomApply, centered, sample
 
@@ -300,24 +304,29 @@ def test_maps_of_a_center_lie_in_the_center() -> None:
 
 
 @pytest.mark.parametrize(
-    ("make", "message"),
+    ("make", "values", "message"),
     [
-        (lambda: Resize(4), "Resize.size is 4"),
-        (lambda: RandomCrop(16, padding=-1), "RandomCrop.padding is -1"),
-        (lambda: RandomResizedCrop(16, scale=(0.0, 1.0)), "RandomResizedCrop.scale"),
-        (lambda: RandomResizedCrop(16, ratio=(2.0, 1.0)), "RandomResizedCrop.ratio"),
-        (lambda: RandomResizedCrop(16, law="other"), "RandomResizedCrop.law is 'other'"),  # type: ignore[arg-type]
-        (lambda: ColorJitter(hue=0.6), "ColorJitter.hue is 0.6"),
-        (lambda: ColorJitter(contrast=-1), "ColorJitter.contrast is -1"),
-        (lambda: RandomAffine(degrees=200), "RandomAffine.degrees is 200"),
-        (lambda: RandomAffine(translate=(2, 0)), "RandomAffine.translate"),
-        (lambda: RandomAffine(scale=(0, 1)), "RandomAffine.scale"),
-        (lambda: RandomApply(2, []), "RandomApply.probability is 2"),
-        (lambda: PaddleRandAugment(level=11), "level 11"),
-        (lambda: Augmentation(test_resize=100), "augment.test_resize is 100"),
-        (lambda: Augmentation(transforms={"crop": 3}), "augment.transforms.crop is 3"),  # type: ignore[dict-item]
+        (Resize, {"size": 4}, "size is 4"),
+        (RandomCrop, {"size": 16, "padding": -1}, "padding is -1"),
+        (RandomResizedCrop, {"size": 16, "scale": [0.0, 1.0]}, "scale is"),
+        (RandomResizedCrop, {"size": 16, "ratio": [2.0, 1.0]}, "ratio is"),
+        (RandomResizedCrop, {"size": 16, "law": "other"}, "law is 'other'"),
+        (ColorJitter, {"hue": 0.6}, "hue is 0.6"),
+        (ColorJitter, {"contrast": -1}, "contrast is -1"),
+        (RandomAffine, {"degrees": 200}, "degrees is 200"),
+        (RandomAffine, {"translate": [2, 0]}, "translate is"),
+        (RandomAffine, {"scale": [0, 1]}, "scale is"),
+        (RandomAffine, {"scale": [2, 1]}, "scale is"),
+        (RandomApply, {"probability": 2, "transforms": []}, "probability is 2"),
+        (RandAugment, {"operations": -1}, "operations is -1"),
+        (RandAugment, {"probability": 1.5}, "probability is 1.5"),
+        (PaddleRandAugment, {"level": 11}, "level is 11"),
+        (Augmentation, {"test_resize": 100}, "test_resize is 100"),
+        (Augmentation, {"transforms": {"crop": 3}}, "transforms.crop is 3"),
     ],
 )
-def test_values_outside_their_ranges_are_refused(make: Callable[[], object], message: str) -> None:
-    with pytest.raises(ValueError, match=message.replace(".", r"\.")):
-        make()
+def test_values_outside_their_ranges_are_refused(
+    make: Callable[..., object], values: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message.replace(".", r"\.")):
+        configured("at", make, **values)
