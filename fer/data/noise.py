@@ -176,6 +176,36 @@ def file(
     return labels[table.train]
 
 
+def annotated(table: SampleTable, *, source: str, ratio: None = None, seed: None = None) -> IntArray:
+    """Take the labels that somebody else gave to the same images: real label noise with a known truth.
+
+    Args:
+        table: of a data set whose reader gives ``other_labels``.
+        source: which of them, such as ``fer2013``.
+        ratio: stands for the noise's common keys, and must be left out.
+        seed: the same.
+
+    Raises:
+        OtherClasses: the data set has no such labels.
+        DatasetError: training images without such a label.
+        ValueError: a ratio or seed is given, which real labels do not use.
+    """
+    if ratio is not None or seed is not None:
+        raise ValueError(f"noise={source} takes labels that people gave: leave noise.ratio and noise.seed out")
+    if source not in table.other_labels:
+        known = ", ".join(table.other_labels) or "none"
+        raise OtherClasses(
+            f"noise.source={source}: {table.root} has no such labels beside its own (it has {known}); FER2013's come "
+            "with data=ferplus where fer2013.csv, or folders named by its classes, lie beside the votes"
+        )
+    labels = table.other_labels[source][table.train]
+    absent = np.flatnonzero(labels < 0)
+    if len(absent):
+        first = table.described(int(table.train[absent[0]]))
+        raise DatasetError(table.root, [f"{first}: no label of {source}, like {len(absent):,} training images in all"])
+    return labels.copy()
+
+
 def transition_counts(clean: IntArray, given: IntArray, num_classes: int) -> IntArray:
     """Samples of true class i with given label j, int64 (K, K)."""
     flat = np.bincount(clean * num_classes + given, minlength=num_classes**2)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -60,6 +60,9 @@ class SampleTable:
     ``warnings`` are findings that do not forbid the use of the data. A ``partial`` table comes with a ``DatasetError``
     only: its label is -1 where the list has no usable one, and it may have fewer than two classes.
 
+    ``votes``, float64 (N, K), holds what share of several annotators chose each class; rows sum to 1. ``other_labels``
+    holds further labels of the same samples by the name of their source, int64 (N,), -1 where there is none.
+
     Raises:
         ValueError: lengths differ, a label lies outside 0..K-1, or there are fewer than two classes.
     """
@@ -74,6 +77,8 @@ class SampleTable:
     names: tuple[str, ...] = ()
     places: tuple[str, ...] = ()
     partial: bool = False
+    votes: NDArray[np.float64] | None = None
+    other_labels: Mapping[str, IntArray] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         labels = np.array(self.labels, dtype=np.int64)
@@ -93,6 +98,10 @@ class SampleTable:
                 f"a sample table needs one label, split, name and place per file: {count} files, labels "
                 f"{labels.shape}, splits {is_train.shape}, {len(self.names)} names, {len(self.places)} places"
             )
+        if self.votes is not None and self.votes.shape != (count, self.num_classes):
+            raise ValueError(f"votes have the shape {self.votes.shape}; it must be {(count, self.num_classes)}")
+        if any(other.shape != (count,) for other in self.other_labels.values()):
+            raise ValueError(f"other labels need one value per file, {count}")
         if count and not (labels.min() >= (-1 if self.partial else 0) and labels.max() < self.num_classes):
             raise ValueError(f"labels must lie in 0..{self.num_classes - 1}, found {labels.min()}..{labels.max()}")
 

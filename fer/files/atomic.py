@@ -97,10 +97,14 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
 
 
 @contextmanager
-def making_folder(path: Path) -> Iterator[Path]:
+def making_folder(path: Path, *, on_disk: bool = True) -> Iterator[Path]:
     """A folder beside ``path`` to fill: it becomes ``path`` when all in it is on disk, or nothing is left of it.
 
     What killed processes of this machine have left of the same folder is removed first.
+
+    Args:
+        path: of the folder.
+        on_disk: wait until every file is on disk; ``False`` for what can be made again and has many files.
 
     Raises:
         OSError: it cannot be written, or ``path`` has come to hold something meanwhile.
@@ -117,9 +121,10 @@ def making_folder(path: Path) -> Iterator[Path]:
         with suppress(OSError):  # no locks here
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield unfinished
-        for file in unfinished.rglob("*"):
-            _put_on_disk(file)
-        _put_on_disk(unfinished)
+        if on_disk:
+            for file in unfinished.rglob("*"):
+                _put_on_disk(file)
+            _put_on_disk(unfinished)
         unfinished.rename(path)
         _put_on_disk(path.parent)
     finally:
