@@ -51,7 +51,7 @@ def main() -> None:
     """Exit status 0; 1 when a run fails; 2 for what cannot be used as it is; 130 after Ctrl-C, 143 after SIGTERM."""
     launcher_resolvers.register()
     sys.argv[1:] = quote_foreign_paths(sys.argv[1:])
-    with report_composition_errors("fer-train", "train"), sweep.summarize():
+    with report_composition_errors(), sweep.summarize():
         if continuation.is_asked_for(sys.argv[1:]):
             _continue()
         else:
