@@ -18,7 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 from rich.table import Table
 
-from fer.config.arguments import version_line
+from fer.config.command_parser import CommandParser, command_parser, file_path, whole_number
 from fer.config.compose import compose
 from fer.config.hydra_errors import explain_mistake
 from fer.config.quoting import quote_foreign_paths
@@ -37,12 +37,12 @@ _OVERRIDES = "Hydra overrides as for fer-train, such as data=raf_db data.root=PA
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit status 0; 1 for a data set or noise that cannot be used; 2 for a configuration that cannot be composed."""
-    arguments = _parser().parse_args(argv)
+    arguments = parser().read(argv)
     run: Callable[[argparse.Namespace], None] = arguments.run
     try:
         run(arguments)
     except (HydraException, OmegaConfBaseException) as error:
-        say(f"fer-data: {explain_mistake(error, overrides=arguments.overrides)}", to_stderr=True)
+        say(f"fer-data: {explain_mistake(error, arguments.overrides)}", to_stderr=True)
         return 2
     except ConfigError as error:
         say(f"fer-data: {error}", to_stderr=True)
@@ -56,13 +56,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="fer-data", description=__doc__.partition(": ")[2] if __doc__ else None)
-    parser.add_argument("--version", action="version", version=version_line("fer-data"))
-    verbs = parser.add_subparsers(required=True, metavar="VERB")
+def parser() -> CommandParser:
+    """Make the parser of the command line."""
+    made = command_parser(
+        "fer-data",
+        (__doc__ or "").partition(": ")[2].capitalize(),
+        ["fer-data check data=raf_db data.root=PATH", "fer-data noise noise.txt data=raf_db data.root=PATH noise=pair"],
+    )
+    verbs = made.add_subparsers(required=True, metavar="VERB")
 
-    def add(name: str, run: Callable[[argparse.Namespace], None], text: str) -> argparse.ArgumentParser:
-        verb = verbs.add_parser(name, help=text, description=text)
+    def add(name: str, run: Callable[[argparse.Namespace], None], text: str) -> CommandParser:
+        verb = verbs.add_parser(name, help=text, description=f"{text.capitalize()}.")
         verb.set_defaults(run=run)
         return verb
 
@@ -70,14 +74,20 @@ def _parser() -> argparse.ArgumentParser:
     stats_ = add("stats", stats, "print class counts and imbalance, with noise also the transition counts")
     noise_ = add("noise", noise, "write the training labels with noise as a list in the published format")
     demo_ = add("demo", demo, "make a folder of procedural demo faces and a contact sheet")
-    noise_.add_argument("out", type=Path, metavar="OUT.txt", help="list to write; an existing file is not overwritten")
+    noise_.add_argument(
+        "out", type=file_path, metavar="OUT.txt", help="list to write; an existing file is not overwritten"
+    )
     for verb in (check_, stats_, noise_):
         verb.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help=_OVERRIDES)
-    demo_.add_argument("folder", type=Path, help="folder to write to")
-    demo_.add_argument("--train", type=int, default=1400, help="training images (default %(default)s)")
-    demo_.add_argument("--test", type=int, default=420, help="test images (default %(default)s)")
-    demo_.add_argument("--seed", type=int, default=0, help="other seeds give other faces (default %(default)s)")
-    return parser
+    demo_.add_argument("folder", type=file_path, metavar="FOLDER", help="folder to write to")
+    for name, least, default, text in (
+        ("--train", 1, 1400, "training images"),
+        ("--test", 1, 420, "test images"),
+        ("--seed", 0, 0, "other seeds give other faces"),
+    ):
+        shown = f"{text} (default: %(default)s)"
+        demo_.add_argument(name, type=whole_number(least), default=default, metavar="N", help=shown)
+    return made
 
 
 def check(arguments: argparse.Namespace) -> None:

@@ -1,18 +1,13 @@
-"""fer-eval run=FOLDER: test a finished run again and compare with what it recorded."""
+"""fer-eval RUN: test a finished run again and compare with what it recorded."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import hydra
-from omegaconf import DictConfig
-
-from fer.config.compose import CONFIG_DIR
-from fer.config.hydra_errors import report_composition_errors
-from fer.config.quoting import quote_paths
-from fer.errors import ConfigError
+from fer.config.command_parser import CommandParser, command_parser, whole_number
+from fer.config.shared_options import add_device, add_reading, add_run
 from fer.files.terminal import log_to_terminal, report_errors, say
 from fer.files.visible_text import visible_name
 from fer.runs.protocol import protocol_named
@@ -22,21 +17,42 @@ _LARGEST = 1e9
 """Largest recorded metric that is shown; JSON may hold numbers of any length."""
 
 
-@hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name="eval")
-def _evaluate(cfg: DictConfig) -> None:
+def parser() -> CommandParser:
+    """Make the parser of the command line."""
+    made = command_parser(
+        "fer-eval",
+        "Test a finished run again and compare with what it recorded.",
+        [
+            "fer-eval outputs/demo/eac-tiny-symmetric0.3-lam5/seed0",
+            "fer-eval RUN --data-root /data/raf-db --device cpu",
+        ],
+    )
+    add_run(made)
+    made.add_argument(
+        "--batch-size",
+        type=whole_number(1),
+        metavar="N",
+        help="images tested at once (default: as the run was trained)",
+    )
+    add_device(made)
+    add_reading(made)
+    return made
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Exit status 0; 2 for a mistake on the command line or a folder that holds no finished run."""
+    options = parser().read(argv)
     log_to_terminal()
     with report_errors("fer-eval"):
-        if not cfg.get("run"):
-            raise ConfigError("run is missing; give the run folder as run=FOLDER")
-        folder = RunFolder(cfg.run)
+        folder = RunFolder(options.run)
         result = folder.result()
 
         from fer.training import experiment
         from fer.training.kept_config import ReadingOptions, read_kept_config
 
-        settings = read_kept_config(folder, ReadingOptions.of(cfg)).on(cfg.accelerator)
-        if cfg.batch_size is not None:
-            settings = settings.changed(batch_size=cfg.batch_size)
+        settings = read_kept_config(folder, ReadingOptions.of(options)).on(options.device)
+        if options.batch_size is not None:
+            settings = settings.changed(batch_size=options.batch_size)
         recorded = _recorded(folder, result, settings.protocol)
         metrics = experiment.evaluate(settings, folder)
     say(f"{'metric':24} {'now':>10} {'recorded':>10}")
@@ -53,13 +69,6 @@ def _recorded(folder: RunFolder, result: Mapping[str, Any], protocol: str) -> Ma
     if not isinstance(recorded, Mapping):
         raise RunFolderError(f"{folder.result_file} is no run's result; restore it, or train again")
     return recorded
-
-
-def main() -> None:
-    """Exit status 0; 2 for a folder that holds no finished run."""
-    quote_paths("run", "data.root", "data_root", "cache_dir")
-    with report_composition_errors("fer-eval", "eval"):
-        _evaluate()
 
 
 if __name__ == "__main__":

@@ -7,8 +7,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from fer.config.arguments import version_line
-from fer.config.cache_folder import default_cache_dir
+from fer.config.command_parser import CommandParser, command_parser, file_path, filled_text
+from fer.config.shared_options import add_reading
 from fer.errors import UserError
 from fer.files.atomic import replacing_text
 from fer.files.regular import open_regular
@@ -23,7 +23,7 @@ _SIDE_BY_SIDE = ["test/acc", "test/macro_acc", "memorized", "recovered"]
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Exit status 0; 2 where there is no run or an option does not fit the runs."""
-    arguments = _parser().parse_args(argv)
+    arguments = parser().read(argv)
     with report_errors("fer-report"):
         if arguments.output is not None:
             from fer.runs.output_files import Inputs, check_output
@@ -72,12 +72,7 @@ def report(options: argparse.Namespace) -> str:
         from fer.reports.figures.all_figures import draw_figures
         from fer.training.kept_config import ReadingOptions
 
-        reading = ReadingOptions(
-            cache_dir=str(options.cache_dir or default_cache_dir()),
-            trust=options.trust,
-            data_root=None if options.data_root is None else str(options.data_root),
-        )
-        drawn = draw_figures(table, options.figures, options=reading, shown=options.maps)
+        drawn = draw_figures(table, options.figures, options=ReadingOptions.of(options), shown=options.maps)
         figures, remarks = figures + drawn.files, remarks + drawn.notes
     remarks = [visible_name(remark) for remark in remarks]
     chosen = options.format or _default_format(options.output)
@@ -109,31 +104,79 @@ def _default_format(output: Path | None) -> str:
     return "terminal" if sys.stdout.isatty() else "markdown"
 
 
-def _parser() -> argparse.ArgumentParser:
-    def keys(text: str) -> list[str]:
-        return [key.strip() for key in text.split(",") if key.strip()]
-
-    parser = argparse.ArgumentParser(prog="fer-report", description=__doc__)
-    parser.add_argument("--version", action="version", version=version_line("fer-report"))
-    add = parser.add_argument
-    add("folders", nargs="+", type=Path, metavar="FOLDER", help="folders with runs in them, at any depth")
-    add("--rows", type=keys, default=[], metavar="KEY,…", help="configuration keys or groups; default: what differs")
-    add("--cols", type=keys, default=[], metavar="KEY,…", help="the same for columns; default: noise and its ratio")
-    add("--where", action="append", default=[], metavar="KEY=VALUE,…", help="only these runs; may be repeated")
-    add("--metric", type=keys, default=[], metavar="NAME,…", help="test/acc, memorized, best (optimistic) …")
-    add("--against", metavar="VALUE", help="compare with this value of the first row key, or with KEY=VALUE")
+def parser() -> CommandParser:
+    """Make the parser of the command line."""
+    made = command_parser(
+        "fer-report",
+        (__doc__ or "").partition(": ")[2].capitalize(),
+        [
+            "fer-report outputs/raf_db --against ce --output table.tex",
+            "fer-report outputs/demo --metric test/acc,memorized --figures figures",
+        ],
+    )
+    add = made.add_argument
+    add("folders", nargs="+", type=file_path, metavar="FOLDER", help="folders with runs in them, at any depth")
+    add("--rows", type=_keys, default=[], metavar="KEY,…", help="configuration keys or groups (default: what differs)")
+    add("--cols", type=_keys, default=[], metavar="KEY,…", help="the same for columns (default: noise and its ratio)")
+    add(
+        "--where",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE,…",
+        help="only these runs; may be repeated (default: all)",
+    )
+    add(
+        "--metric",
+        type=_keys,
+        default=[],
+        metavar="NAME,…",
+        help="test/acc, memorized, best (optimistic) … (default: test/acc; where that is one column, others beside it)",
+    )
+    add(
+        "--against",
+        type=filled_text,
+        metavar="VALUE",
+        help="compare with this value of the first row key, or with KEY=VALUE (default: no comparison)",
+    )
     add("--test", choices=["t", "wilcoxon"], default="t", help="paired test of --against (default: %(default)s)")
-    add("--plots", type=Path, metavar="DIR", help="draw what the runs support, as PNG and SVG")
-    add("--figures", type=Path, metavar="DIR", help="draw maps, features, confusion, calibration and suspect labels")
-    add("--data-root", type=Path, metavar="PATH", help="for --figures: where the data of the runs lies now")
-    add("--cache-dir", type=Path, metavar="PATH", help="for --figures: decoded images are kept there")
-    add("--trust", action="append", default=[], metavar="TARGET", help="for --figures: code outside fer that may run")
-    add("--maps", choices=["predicted", "given", "true"], default="predicted", help="for --figures: maps of this label")
-    add("--no-published", dest="published", action="store_false", help="without the published numbers of RAF-DB")
-    add("--format", choices=["terminal", *_SUFFIXES.values()], help="default: as FILE ends; markdown in a pipe")
-    add("--output", type=Path, metavar="FILE", help="write the report there")
-    add("--overwrite", action="store_true", help="--output may replace a file that is no report")
-    return parser
+    add(
+        "--plots", type=file_path, metavar="DIR", help="draw what the runs support, as PNG and SVG (default: not drawn)"
+    )
+    add(
+        "--figures",
+        type=file_path,
+        metavar="DIR",
+        help="draw maps, features, confusion, calibration and suspect labels (default: not drawn)",
+    )
+    add(
+        "--maps",
+        choices=["predicted", "given", "true"],
+        default="predicted",
+        help="for --figures: maps of this label (default: %(default)s)",
+    )
+    add(
+        "--no-published",
+        dest="published",
+        action="store_false",
+        help="without the published numbers of RAF-DB (default: with)",
+    )
+    add(
+        "--format",
+        choices=["terminal", *_SUFFIXES.values()],
+        help="default: as FILE ends; without --output terminal, or markdown in a pipe",
+    )
+    add("--output", type=file_path, metavar="FILE", help="write the report there (default: print it)")
+    add(
+        "--overwrite",
+        action="store_true",
+        help="--output may replace a file that is no earlier report (default: it is refused)",
+    )
+    add_reading(made, only_for="--figures")
+    return made
+
+
+def _keys(text: str) -> list[str]:
+    return [key.strip() for key in text.split(",") if key.strip()]
 
 
 if __name__ == "__main__":

@@ -19,6 +19,9 @@ from fer.files.terminal import log_to_terminal, report_errors
 from fer.launch import continuation, launcher_resolvers, run_job, sweep
 from fer.reports.run_summary import print_run
 
+_PATHS = ("continue", "output_dir", "cache_dir", "data.root")
+"""Keys of a continued run whose values are paths, which may need quotes."""
+
 
 @hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name="train")
 def _train(cfg: DictConfig) -> float | None:
@@ -41,8 +44,7 @@ def _train(cfg: DictConfig) -> float | None:
 def _continue() -> None:
     """Go on from a finished run with ``continue=FOLDER``; nothing is composed."""
     log_to_terminal()
-    quote_paths("continue", "output_dir", "cache_dir", "data.root")
-    path, result = continuation.run(sys.argv[1:])
+    path, result = continuation.run(quote_paths(sys.argv[1:], _PATHS))
     if result is not None:
         print_run(path, result)
 
@@ -50,9 +52,11 @@ def _continue() -> None:
 def main() -> None:
     """Exit status 0; 1 when a run fails; 2 for what cannot be used as it is; 130 after Ctrl-C, 143 after SIGTERM."""
     launcher_resolvers.register()
-    sys.argv[1:] = quote_foreign_paths(sys.argv[1:])
-    with report_composition_errors("fer-train", "train"), sweep.summarize():
-        if continuation.is_asked_for(sys.argv[1:]):
+    continues = continuation.is_asked_for(sys.argv[1:])
+    if not continues:
+        sys.argv[1:] = quote_foreign_paths(sys.argv[1:])
+    with report_composition_errors(), sweep.summarize():
+        if continues:
             _continue()
         else:
             _train()

@@ -1,4 +1,4 @@
-"""Options of commands that Hydra reads: in any place between overrides, and the project's own ``--version``."""
+"""Options of ``fer-train``, in any place between the overrides that Hydra reads, and what ``--version`` answers."""
 
 from __future__ import annotations
 

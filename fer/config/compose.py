@@ -33,14 +33,14 @@ _MAX_NAME = 120
 _MAX_SHOWN = 500
 
 
-def compose(overrides: list[str], config_name: str = "train") -> DictConfig:
-    """Compose a configuration as the command line would.
+def compose(overrides: list[str]) -> DictConfig:
+    """Compose the configuration of a training as the command line would.
 
     Raises:
         hydra.errors.HydraException, ConfigError: an override does not fit the configuration.
     """
     with translate_errors(overrides), initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
-        return hydra_compose(config_name, overrides=overrides, return_hydra_config=False)
+        return hydra_compose("train", overrides=overrides, return_hydra_config=False)
 
 
 @contextmanager
@@ -79,7 +79,7 @@ def run_name(root: Any) -> str:
     if lam is not None:
         fixed.append(f"lam{_number(lam)}")
     extra = sorted(_extra_overrides(root).items())
-    # "=" would have to be quoted in `fer-eval run=FOLDER`.
+    # "=" would have to be quoted in `fer-train continue=FOLDER`.
     given = [*fixed, *(f"{key}@{value}" for key, value in extra)]
     shown = [_plain(part) for part in fixed]
     shown += [f"{_plain(key)}@{_plain(_last_part(value))}" for key, value in extra]

@@ -1,4 +1,4 @@
-"""Mistakes on a command line that Hydra reads, told in one message with what was perhaps meant.
+"""Mistakes in overrides of ``fer-train`` and ``fer-data``, told in one message with what was perhaps meant.
 
 Hydra's exceptions carry no key and no list of alternatives, only English sentences, so these are read with patterns;
 ``tests/cli/test_errors.py`` fails if a release changes them.
@@ -24,19 +24,20 @@ from fer.config.compose import compose
 from fer.errors import ConfigError
 from fer.files.terminal import report_errors
 
+_PROGRAM = "fer-train"
 _FULL = "HYDRA_FULL_ERROR"
 _MISTAKES = (HydraException, OmegaConfBaseException)
 _NOISE = ("full_key:", "object_type=", "Set the environment variable", "See https://", "To append to your config use")
 
 
 @contextmanager
-def report_composition_errors(program: str, config_name: str) -> Iterator[None]:
-    """End the program with one message and exit status 2 where Hydra cannot compose ``config_name`` as asked.
+def report_composition_errors() -> Iterator[None]:
+    """End ``fer-train`` with one message and exit status 2 where Hydra cannot compose what is asked for.
 
     Hydra itself would print several lines for its own developers, and end with status 1.
     """
     if "--version" in sys.argv[1:]:  # Hydra would tell its own
-        print(version_line(program))
+        print(version_line(_PROGRAM))
         raise SystemExit(0)
     sys.argv[1:] = options_first(sys.argv[1:])
     if os.environ.get(_FULL) == "1":  # the user asks for the traceback
@@ -44,13 +45,13 @@ def report_composition_errors(program: str, config_name: str) -> Iterator[None]:
         return
     os.environ[_FULL] = "1"  # makes Hydra raise what it would print
     try:
-        with report_errors(program):
+        with report_errors(_PROGRAM):
             if nameless := [given for given in sys.argv[1:] if given.partition("=")[0] in ("", "+", "++", "~")]:
                 raise ConfigError(f"{nameless[0]!r} names no key; give KEY=VALUE")
             try:
                 yield
             except _MISTAKES as error:
-                raise ConfigError(explain_mistake(error, config_name, sys.argv[1:])) from error
+                raise ConfigError(explain_mistake(error, sys.argv[1:])) from error
             except ValueError as error:
                 if not str(error).startswith("Config group override"):
                     raise
@@ -59,18 +60,17 @@ def report_composition_errors(program: str, config_name: str) -> Iterator[None]:
         del os.environ[_FULL]
 
 
-def explain_mistake(error: Exception, config_name: str = "train", overrides: Sequence[str] = ()) -> str:
+def explain_mistake(error: Exception, overrides: Sequence[str]) -> str:
     """Say what is wrong with overrides that Hydra refuses, and name the nearest key or option.
 
     Args:
         error: Hydra's or OmegaConf's.
-        config_name: the configuration that they were meant for.
         overrides: the command line, of which options such as ``-m`` are ignored.
     """
     text = str(error) + (f"\n{error.__cause__}" if error.__cause__ else "")
     unknown = re.search(r"Could not override '([^'@=]+)", text) or re.search(r"Could not delete[^']*'([^'@=]+)", text)
     if unknown and re.search("not in struct|does not exist|No match", text):
-        return _unknown_key(unknown[1], config_name, overrides)
+        return _unknown_key(unknown[1], overrides)
     if absent := re.search(r"Could not find '([^']+)/([^'/]+)'", text):
         group, option = absent.groups()
         options = re.findall(r"^\t(\S+)$", text.partition("Config search path")[0], re.MULTILINE)
@@ -83,8 +83,8 @@ def explain_mistake(error: Exception, config_name: str = "train", overrides: Seq
     return f"{key}: {said}" if key and key not in said else said
 
 
-def _unknown_key(key: str, config_name: str, overrides: Sequence[str]) -> str:
-    keys = _keys(config_name, [given for given in overrides if given.lstrip("+~").partition("=")[0] != key])
+def _unknown_key(key: str, overrides: Sequence[str]) -> str:
+    keys = _keys([given for given in overrides if given.lstrip("+~").partition("=")[0] != key])
     parent, _, name = key.rpartition(".")
     if key in keys:
         return f"{key} is null and cannot be taken away with ~"
@@ -103,14 +103,14 @@ def _or(word: str, known: Sequence[str], prefix: str = "") -> str:
     return f" (did you mean {prefix}{near[0]}?)" if near else ""
 
 
-def _keys(config_name: str, overrides: Sequence[str]) -> list[str]:
-    """Dotted keys of a configuration, with the groups that are chosen if these can be."""
+def _keys(overrides: Sequence[str]) -> list[str]:
+    """Dotted keys of the configuration, with the groups that are chosen if these can be."""
     given = [override for override in overrides if "=" in override and not override.startswith("-")]
     GlobalHydra.instance().clear()  # the program is about to end
     try:
-        config = compose(given, config_name)
+        config = compose(given)
     except (*_MISTAKES, ConfigError):
-        config = compose([], config_name)
+        config = compose([])
     return [*_dotted(OmegaConf.to_container(config))]
 
 

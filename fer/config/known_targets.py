@@ -65,9 +65,11 @@ def check_targets(config: Mapping[str, Any], trusted: Collection[str], source: P
             refused.append((place, visible_name(target)))
     if refused:
         lines = "".join(f"\n  {place}: {target}" for place, target in refused)
+        names = [*dict.fromkeys(target for _, target in refused)]
         raise ConfigError(
             f"{source} names code that is not known here, and nothing was run:{lines}\n"
-            f"If you know it and trust it, allow it with trust=[{','.join(dict(map(reversed, refused)))}]"  # type: ignore[arg-type]
+            f"If you know it and trust it, allow it with {' '.join(f'--trust {name}' for name in names)} "
+            f"(fer-train continue=: trust=[{','.join(names)}])"
         )
 
 

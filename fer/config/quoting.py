@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Sequence
 
 _PATHS_OF_A_RUN = ("data.root", "noise.path", "cache_dir", "output_dir", "backbone.weights")
 _FOREIGN = re.compile(r"[^\x20-\x7e]|[!#&;<=>^`~]")
 
 
-def quote_paths(*keys: str) -> None:
-    """Put the values of ``key=value`` arguments in quotes where Hydra's grammar asks for them.
+def quote_paths(arguments: Sequence[str], keys: Sequence[str]) -> list[str]:
+    """Put the values of ``key=value`` arguments in quotes for Hydra's grammar; OmegaConf does not see them.
 
     The shell has taken off the user's own by then. A list, ``[a,b]``, and ``null`` stay as they are.
     """
-    sys.argv[1:] = [_quoted(argument, keys) for argument in sys.argv[1:]]
+    return [_quoted(argument, keys, for_omegaconf=False) for argument in arguments]
 
 
 def quote_foreign_paths(arguments: Sequence[str]) -> list[str]:
@@ -24,7 +23,7 @@ def quote_foreign_paths(arguments: Sequence[str]) -> list[str]:
     Others stay as they are, since commas and brackets make a sweep, and a path in quotes is another one to it.
     """
     return [
-        _quoted(argument, _PATHS_OF_A_RUN) if _is_foreign(argument.partition("=")[2]) else argument
+        _quoted(argument, _PATHS_OF_A_RUN, for_omegaconf=True) if _is_foreign(argument.partition("=")[2]) else argument
         for argument in arguments
     ]
 
@@ -34,11 +33,11 @@ def _is_foreign(value: str) -> bool:
     return bool(_FOREIGN.search(value)) and "," not in value and not in_quotes
 
 
-def _quoted(argument: str, keys: tuple[str, ...]) -> str:
+def _quoted(argument: str, keys: Sequence[str], *, for_omegaconf: bool) -> str:
     key, sign, value = argument.partition("=")
     if not sign or key not in keys or not value or value == "null" or (value[0], value[-1]) == ("[", "]"):
         return argument
     # OmegaConf would look up ${...}; Hydra takes a backslash as one unless a quote follows.
-    escaped = re.sub(r"(\\*)\$\{", lambda found: 2 * found[1] + r"\${", value)
+    escaped = re.sub(r"(\\*)\$\{", lambda found: 2 * found[1] + r"\${", value) if for_omegaconf else value
     escaped = re.sub(r"(\\*)('|$)", lambda found: 2 * found[1] + found[2].replace("'", r"\'"), escaped)
     return f"{key}='{escaped}'"

@@ -56,7 +56,7 @@ class FaceDetector:
 
     def __init__(self, least_score: float = 0.8) -> None:
         if not 0 < least_score < 1:
-            raise ConfigError(f"least_score={least_score}: it must lie between 0 and 1")
+            raise ConfigError(f"least_score is {least_score}; it must lie between 0 and 1")
         self.least_score = least_score
         self._cv2, self._model = _opencv(), _model_file()
         self._networks = threading.local()

@@ -58,18 +58,18 @@ class RunModel(Model):
 
     Args:
         folder: of the run.
-        accelerator: ``auto`` (a GPU where there is one), ``cpu`` or ``gpu``.
+        device: ``auto`` (a GPU where there is one), ``cpu`` or ``gpu``.
         options: how its configuration is read.
 
     Raises:
         RunFolderError: the run is not finished, or a file of it cannot be read.
-        ConfigError: there is no such accelerator, the run's checkpoint is missing, or its configuration names code
+        ConfigError: there is no such device, the run's checkpoint is missing, or its configuration names code
             that is not known.
     """
 
-    def __init__(self, folder: RunFolder, accelerator: str = "auto", options: ReadingOptions | None = None) -> None:
+    def __init__(self, folder: RunFolder, device: str = "auto", options: ReadingOptions | None = None) -> None:
         self.folder = folder
-        self.device = device_of(accelerator)
+        self.device = device_of(device)
         self.method = trained(folder, self.device, options)
         self._settings = read_kept_config(folder, options or ReadingOptions())
         self.class_names = self.method.class_names
@@ -119,14 +119,14 @@ def _read_template(file: Path) -> Template:
     return np.array(points, dtype=np.float64)
 
 
-def device_of(accelerator: str) -> torch.device:
+def device_of(name: str) -> torch.device:
     """The device that ``auto``, ``cpu`` or ``gpu`` means on this machine.
 
     Raises:
         ConfigError: another word, or no GPU where one is asked for.
     """
-    if accelerator not in ("auto", "cpu", "gpu"):
-        raise ConfigError(f"accelerator={accelerator}: choose auto, cpu or gpu")
-    if accelerator == "gpu" and not torch.cuda.is_available():
-        raise ConfigError("accelerator=gpu: torch finds no GPU here; leave it out or give accelerator=cpu")
-    return torch.device("cuda" if accelerator != "cpu" and torch.cuda.is_available() else "cpu")
+    if name not in ("auto", "cpu", "gpu"):
+        raise ConfigError(f"--device {name}: choose auto, cpu or gpu")
+    if name == "gpu" and not torch.cuda.is_available():
+        raise ConfigError("--device gpu: torch finds no GPU here; leave it out or give --device cpu")
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")

@@ -155,20 +155,20 @@ class OnnxModel(Model):
 
     Args:
         path: as written by ``export``.
-        accelerator: ``auto`` (a GPU where this onnxruntime has one), ``cpu`` or ``gpu``.
+        device: ``auto`` (a GPU where this onnxruntime has one), ``cpu`` or ``gpu``.
 
     Raises:
         OnnxError: the file is missing, damaged, or was not written by ``export``.
         ConfigError: onnxruntime is not installed, or has no GPU where one is asked for.
     """
 
-    def __init__(self, path: Path, accelerator: str = "auto") -> None:
+    def __init__(self, path: Path, device: str = "auto") -> None:
         runtime = _installed("onnxruntime")
         if not path.is_file():
-            raise OnnxError(f"{path} is missing; make it with fer-export run=FOLDER")
+            raise OnnxError(f"{path} is missing; make it with fer-export RUN")
         if path.stat().st_size > MAX_BYTES:
             raise OnnxError(f"{path} is larger than the allowed {MAX_BYTES // 2**20:,} MiB; no export is")
-        providers = _providers(accelerator, runtime.get_available_providers())
+        providers = _providers(device, runtime.get_available_providers())
         options = runtime.SessionOptions()
         options.log_severity_level = 3  # errors only
         try:
@@ -223,13 +223,13 @@ class OnnxModel(Model):
         return outputs
 
 
-def _providers(accelerator: str, available: list[str]) -> list[str]:
-    if accelerator not in ("auto", "cpu", "gpu"):
-        raise ConfigError(f"accelerator={accelerator}: choose auto, cpu or gpu")
+def _providers(device: str, available: list[str]) -> list[str]:
+    if device not in ("auto", "cpu", "gpu"):
+        raise ConfigError(f"--device {device}: choose auto, cpu or gpu")
     gpu = [name for name in ("CUDAExecutionProvider",) if name in available]
-    if accelerator == "gpu" and not gpu:
-        raise ConfigError("accelerator=gpu: this onnxruntime has none; install onnxruntime-gpu or give accelerator=cpu")
-    return ["CPUExecutionProvider"] if accelerator == "cpu" else [*gpu, "CPUExecutionProvider"]
+    if device == "gpu" and not gpu:
+        raise ConfigError("--device gpu: this onnxruntime has none; install onnxruntime-gpu or give --device cpu")
+    return ["CPUExecutionProvider"] if device == "cpu" else [*gpu, "CPUExecutionProvider"]
 
 
 def _installed(package: str) -> Any:

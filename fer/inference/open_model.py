@@ -1,4 +1,4 @@
-"""The model that ``run=`` or ``model=`` on a command line names."""
+"""The model that ``--run`` or ``--model`` on a command line names."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fer.training.kept_config import ReadingOptions
 
 
 def open_model(
-    run: str | None, model: str | None, accelerator: str = "auto", options: ReadingOptions | None = None
+    run: Path | None, model: Path | None, device: str = "auto", options: ReadingOptions | None = None
 ) -> Model:
     """Open the model of a run folder, or of an exported file; exactly one of both is given.
 
@@ -20,8 +20,8 @@ def open_model(
         UserError: neither or both are given, or what is given cannot be used; the message says which and why.
     """
     if (run is None) == (model is None):
-        raise ConfigError("give a finished run as run=FOLDER, or an exported file as model=FILE.onnx, and not both")
+        raise ConfigError("give a finished run with --run RUN, or an exported file with --model FILE, and not both")
     if run is not None:
-        return RunModel(RunFolder(run), accelerator, options)
+        return RunModel(RunFolder(run), device, options)
     assert model is not None
-    return OnnxModel(Path(model), accelerator)
+    return OnnxModel(model, device)

@@ -131,5 +131,5 @@ def writer_for(path: Path) -> type[Writer]:
         ConfigError: another ending than .csv and .json.
     """
     if path.suffix not in _WRITERS:
-        raise ConfigError(f"output={path}: the name must end in {' or '.join(_WRITERS)}")
+        raise ConfigError(f"--output {path}: the name must end in {' or '.join(_WRITERS)}")
     return _WRITERS[path.suffix]

@@ -56,49 +56,49 @@ class Outcome:
 
 @dataclass
 class PredictionJob:
-    """The options of ``conf/predict.yaml``.
+    """The options of ``fer-predict``, in the ranges that its command line checks.
 
     Raises:
         UserError: from ``run``, for what cannot be used, before anything is read.
     """
 
-    run_folder: str | None
-    model: str | None
+    run_folder: Path | None
+    model: Path | None
     images: Sequence[str]
     detect: Literal["auto", "off"]
     least_score: float
-    output: str
+    output: Path
     overwrite: bool
-    overlays: str | None
+    overlays: Path | None
     cam: bool
     batch_size: int
-    accelerator: str
+    device: str
     threads: int
     reading: ReadingOptions | None = None
     """Options for reading the run's configuration."""
 
     def run(self) -> Outcome:
         """Do it."""
-        output = self._checked_output()
+        make_writer = writer_for(self.output)
         paths = find_images(self.images)
-        inputs = Inputs([*paths, *([Path(self.model)] if self.model else [])])
-        self._check_place(output, inputs)
+        inputs = Inputs([*paths, *([self.model] if self.model else [])])
+        self._check_place(self.output, inputs)
         pictures: dict[Path, Path] = {}
         if self.overlays is not None:
-            pictures = {path: Path(self.overlays, name) for path, name in distinct_names(paths, ".png").items()}
+            pictures = {path: self.overlays / name for path, name in distinct_names(paths, ".png").items()}
             for picture in pictures.values():
                 self._check_place(picture, inputs)
-        self._make_folders(output)
+        self._make_folders()
         detector = FaceDetector(self.least_score) if self.detect == "auto" else None
-        model = open_model(self.run_folder, self.model, self.accelerator, self.reading)
+        model = open_model(self.run_folder, self.model, self.device, self.reading)
         template = model.face_template(detector) if detector else STANDARD_TEMPLATE
         read = SceneReader(model.image_size, template, detector, keep_photographs=self.overlays is not None)
-        outcome = Outcome(output)
+        outcome = Outcome(self.output)
         started = time.perf_counter()
         console = Console(stderr=True)
         progress = Progress(console=console, transient=True, disable=not console.is_terminal)
-        with replacing_text(output) as stream, progress:
-            writer = writer_for(output)(stream, model.class_names)
+        with replacing_text(self.output) as stream, progress:
+            writer = make_writer(stream, model.class_names)
             task = progress.add_task("photographs", total=len(paths))
             for scenes in in_batches(read_ahead(read, paths, self.threads), self.batch_size):
                 for scene, faces in classify(model, scenes, with_cam=self.cam and self.overlays is not None):
@@ -111,22 +111,12 @@ class PredictionJob:
         outcome.seconds = time.perf_counter() - started
         return outcome
 
-    def _checked_output(self) -> Path:
-        if self.detect not in ("auto", "off"):
-            raise ConfigError(f"detect={self.detect}: choose auto or off")
-        for key, value in (("batch_size", self.batch_size), ("threads", self.threads)):
-            if value < 1:
-                raise ConfigError(f"{key}={value}: it must be 1 or more")
-        output = Path(self.output)
-        writer_for(output)
-        return output
-
     def _check_place(self, path: Path, inputs: Inputs) -> None:
-        remedy = "choose another output= or overlays=, or give overwrite=true"
+        remedy = "choose another --output or --overlays, or give --overwrite"
         check_output(path, inputs, may_replace=self.overwrite, remedy=remedy)
 
-    def _make_folders(self, output: Path) -> None:
-        for folder in (output.parent, *([Path(self.overlays)] if self.overlays else [])):
+    def _make_folders(self) -> None:
+        for folder in (self.output.parent, *([self.overlays] if self.overlays else [])):
             try:
                 folder.mkdir(parents=True, exist_ok=True)
             except OSError as error:

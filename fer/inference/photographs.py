@@ -53,7 +53,7 @@ def find_images(patterns: Sequence[str]) -> list[Path]:
             files = [Path(name) for name in sorted(glob(str(path), recursive=True)) if Path(name).is_file()]  # noqa: PTH207
         if not files:
             what = "a folder without images" if path.is_dir() else "no file, no folder and no pattern that fits one"
-            raise ConfigError(f"images={pattern} is {what}")
+            raise ConfigError(f"{pattern} is {what}")
         found.update(dict.fromkeys(files))
     return list(found)
 

@@ -203,7 +203,7 @@ def _nothing_ignored() -> Iterator[None]:
     except UserError:
         raise
     except (HydraException, OmegaConfBaseException) as error:
-        raise ConfigError(explain_mistake(error, "train", sys.argv[1:])) from error
+        raise ConfigError(explain_mistake(error, sys.argv[1:])) from error
     except Exception:
         traceback.print_exc()
         raise SystemExit(1) from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -33,11 +34,12 @@ def print_run(path: str | Path, result: Mapping[str, Any], console: Console | No
         say(f"Left out        {skipped}")
     folder = visible_name(_shown(path))
     say(f"Run folder      {folder}")
-    group = visible_name(_shown(path).parent.parent)
+    named = shlex.quote(folder)
+    group = shlex.quote(visible_name(_shown(path).parent.parent))
     say(f"Watch it        tensorboard --logdir {group}")
     say(f"Report on it    fer-report {group} --figures {group}/figures")
-    say(f"Use it          fer-predict run={folder} images=PATH")
-    say(f"Test it again   fer-eval run={folder}")
+    say(f"Use it          fer-predict IMAGES --run {named}")
+    say(f"Test it again   fer-eval {named}")
     if choices["method"] != "ce" and not choices["experiment"] and choices["data"] == "demo":
         say("Compare it      fer-train method=ce")
 

@@ -7,6 +7,7 @@ resolved), and what is written goes below this machine's own cache folder.
 
 from __future__ import annotations
 
+from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +26,7 @@ _SECTIONS = ("method", "backbone", "augment", "data", "data.reader", "noise", "t
 _BUILT = ("method", "backbone", "augment", "data.reader", "noise")
 _OF_TRAINER = ("precision", "deterministic", "benchmark")
 _NEVER_BUILT = ("optim", "callbacks", "logger", "launch")
+_REMEDY = "say where it lies with --data-root DIR (fer-train continue=: data.root=DIR)"
 
 
 @dataclass(frozen=True)
@@ -39,14 +41,12 @@ class ReadingOptions:
     """Folder of the data now; ``None``: the one that the configuration names."""
 
     @staticmethod
-    def of(options: Mapping[Any, Any]) -> ReadingOptions:
-        """Take ``cache_dir``, ``trust`` (a target or a list of them) and ``data.root`` from a command's options."""
-        trust = options.get("trust") or []
-        root = (options.get("data") or {}).get("root")
+    def of(options: Namespace) -> ReadingOptions:
+        """Take ``--cache-dir``, ``--trust`` and ``--data-root`` from a program's command line."""
         return ReadingOptions(
-            cache_dir=str(options["cache_dir"]),
-            trust=[trust] if isinstance(trust, str) else [str(target) for target in trust],
-            data_root=None if root is None else str(root),
+            cache_dir=default_cache_dir() if options.cache_dir is None else str(options.cache_dir),
+            trust=options.trust,
+            data_root=None if options.data_root is None else str(options.data_root),
         )
 
 
@@ -94,16 +94,14 @@ def check_data_root(settings: Settings) -> None:
     """
     stated = settings.data.reader.get("root")
     if not isinstance(stated, str) or not stated.strip() or "\0" in stated:
-        raise ConfigError("the run's data.root is no path; say where its data lies with data.root=PATH")
+        raise ConfigError(f"the run's data.root is no path; {_REMEDY}")
     try:
         root, cache = Path(stated).expanduser().resolve(), Path(settings.cache_dir).expanduser().resolve()
         if root.is_relative_to(cache) or (root.is_dir() and any(root.iterdir())):
             return
     except (OSError, RuntimeError) as error:
         raise DatasetError(stated, [f"the run's data cannot be read: {error}"]) from error
-    raise DatasetError(
-        stated, ["the run's data is not there; say where it lies with data.root=PATH (fer-report: --data-root PATH)"]
-    )
+    raise DatasetError(stated, [f"the run's data is not there; {_REMEDY}"])
 
 
 def _value(config: Mapping[str, Any], key: str) -> Any:

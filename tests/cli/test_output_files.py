@@ -23,7 +23,7 @@ from fer.runs.run_folder import RunFolder, RunFolderError
 
 OPTIONS: dict[str, Any] = {
     "model": None, "detect": "off", "least_score": 0.8, "overwrite": False, "overlays": None, "cam": True,
-    "batch_size": 8, "accelerator": "cpu", "threads": 2,
+    "batch_size": 8, "device": "cpu", "threads": 2,
 }  # fmt: skip
 
 
@@ -49,7 +49,7 @@ def photographs(tmp_path: Path) -> Path:
 
 
 def predict(run: Path, images: Path, output: Path, **more: Any) -> None:
-    PredictionJob(run_folder=str(run), images=[str(images)], output=str(output), **{**OPTIONS, **more}).run()
+    PredictionJob(run_folder=run, images=[str(images)], output=output, **{**OPTIONS, **more}).run()
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -63,7 +63,7 @@ def test_photographs_are_never_replaced_by_their_overlays(
     before = contents(photographs)
     output = tmp_path / "new" / "out.csv"
     with pytest.raises(ConfigError, match="would be replaced, and this command reads it"):
-        predict(run, photographs, output, overlays=str(photographs / "one"), overwrite=overwrite)
+        predict(run, photographs, output, overlays=photographs / "one", overwrite=overwrite)
     assert contents(photographs) == before
     assert not output.parent.exists(), "refused before anything is written"
 
@@ -72,17 +72,17 @@ def test_nor_through_links(run: Path, photographs: Path, tmp_path: Path) -> None
     before = contents(photographs)
     (tmp_path / "linked").symlink_to(photographs / "one")
     with pytest.raises(ConfigError, match="this command reads it"):
-        predict(run, photographs, tmp_path / "out.csv", overlays=str(tmp_path / "linked"), overwrite=True)
+        predict(run, photographs, tmp_path / "out.csv", overlays=tmp_path / "linked", overwrite=True)
     seen = tmp_path / "seen"
     seen.mkdir()
     os.link(photographs / "one" / "a.png", seen / "a.png")
     with pytest.raises(ConfigError, match="this command reads it"):
-        predict(run, photographs / "one" / "a.png", tmp_path / "out.csv", overlays=str(seen), overwrite=True)
+        predict(run, photographs / "one" / "a.png", tmp_path / "out.csv", overlays=seen, overwrite=True)
     assert contents(photographs) == before
 
 
 def test_every_photograph_has_a_picture_of_its_own(run: Path, photographs: Path, tmp_path: Path) -> None:
-    predict(run, photographs, tmp_path / "out.csv", overlays=str(tmp_path / "seen"))
+    predict(run, photographs, tmp_path / "out.csv", overlays=tmp_path / "seen")
     assert {path.name for path in (tmp_path / "seen").iterdir()} == {"a.png", "a-2.png", "a-3.png", "A-4.png"}
 
 
@@ -90,12 +90,12 @@ def test_pictures_of_another_call_are_replaced_only_if_that_is_said(
     run: Path, photographs: Path, tmp_path: Path
 ) -> None:
     seen = tmp_path / "seen"
-    predict(run, photographs / "one" / "a.png", tmp_path / "one.csv", overlays=str(seen))
+    predict(run, photographs / "one" / "a.png", tmp_path / "one.csv", overlays=seen)
     before = contents(seen)
-    with pytest.raises(ConfigError, match=r"seen/a\.png exists already; .*overwrite=true"):
-        predict(run, photographs / "one" / "a.jpg", tmp_path / "two.csv", overlays=str(seen))
+    with pytest.raises(ConfigError, match=r"seen/a\.png exists already; .*--overwrite"):
+        predict(run, photographs / "one" / "a.jpg", tmp_path / "two.csv", overlays=seen)
     assert contents(seen) == before and not (tmp_path / "two.csv").exists()
-    predict(run, photographs / "one" / "a.jpg", tmp_path / "two.csv", overlays=str(seen), overwrite=True)
+    predict(run, photographs / "one" / "a.jpg", tmp_path / "two.csv", overlays=seen, overwrite=True)
     assert contents(seen) != before
 
 
@@ -106,8 +106,8 @@ def test_a_link_is_replaced_and_not_what_it_leads_to(run: Path, photographs: Pat
     (seen / "a.png").symlink_to(mine)
     (tmp_path / "out.csv").symlink_to(mine)
     with pytest.raises(ConfigError, match="exists already"):
-        predict(run, photographs / "one" / "a.png", tmp_path / "out.csv", overlays=str(seen))
-    predict(run, photographs / "one" / "a.png", tmp_path / "out.csv", overlays=str(seen), overwrite=True)
+        predict(run, photographs / "one" / "a.png", tmp_path / "out.csv", overlays=seen)
+    predict(run, photographs / "one" / "a.png", tmp_path / "out.csv", overlays=seen, overwrite=True)
     assert mine.read_text() == "mine" and not (seen / "a.png").is_symlink()
 
 

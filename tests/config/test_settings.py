@@ -79,8 +79,8 @@ def test_a_relative_root_is_kept_as_absolute_and_the_data_is_found_from_elsewher
     run_job.run(compose(given), tmp_path / "run", CHOICES)
     config = RunFolder(tmp_path / "run").config()
     assert config["data"]["root"] == config["data"]["reader"]["root"] == str(shapes)
-    for more in ([], [f"data.root={shapes}"], [f"data_root={shapes}"]):
-        command = [sys.executable, "-m", "fer.cli.evaluate", f"run={tmp_path / 'run'}", f"cache_dir={tmp_path}", *more]
+    for more in ([], [f"--data-root={shapes}"]):
+        command = [sys.executable, "-m", "fer.cli.evaluate", str(tmp_path / "run"), f"--cache-dir={tmp_path}", *more]
         done = subprocess.run(
             command,
             cwd=tmp_path,

@@ -278,7 +278,7 @@ def test_websockets_are_refused(server: Server) -> None:
 
 
 def test_names_of_other_machines_and_of_a_proxy(run: RunFolder, tmp_path: Path) -> None:
-    server = start(run, tmp_path, "host=0.0.0.0", "allowed_hosts=[Demo.Example.org]")
+    server = start(run, tmp_path, "--host=0.0.0.0", "--allowed-host=Demo.Example.org")
     try:
         local = server._replace(url=f"http://127.0.0.1:{urlsplit(server.url).port}")
         for host in (

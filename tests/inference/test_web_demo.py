@@ -211,22 +211,21 @@ def test_ctrl_c_ends_it_under_an_open_page_and_no_file_is_left(page: Any, server
 def test_what_cannot_be_shown_is_refused_before_anything_is_served(run: RunFolder, tmp_path: Path) -> None:
     pytest.importorskip("gradio")
     options: dict[str, Any] = {
-        "run_folder": str(run.path), "model": None, "host": "127.0.0.1", "port": 0, "accelerator": "cpu",
+        "run_folder": run.path, "model": None, "host": "127.0.0.1", "port": 0, "device": "cpu",
         "least_score": 0.8, "cam": True,
     }  # fmt: skip
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
-        with pytest.raises(UserError, match=rf"port={port}: Address already in use; choose another"):
+        with pytest.raises(UserError, match=rf"--port {port}: Address already in use; choose another"):
             Demo(**options | {"port": port}).run()
     for wrong, message in (
-        ({"port": 99999}, "port=99999"),
-        ({"host": "no.such.host.invalid"}, r"host=no\.such\.host\.invalid"),
-        ({"run_folder": None}, "run=FOLDER, or an exported file"),
-        ({"least_score": 2.0}, "least_score=2"),
+        ({"host": "no.such.host.invalid"}, r"--host no\.such\.host\.invalid"),
+        ({"run_folder": None}, "--run RUN, or an exported file"),
+        ({"allowed_hosts": ["http://x"]}, "--allowed-host 'http://x' is not the name"),
     ):
         with pytest.raises(UserError, match=message):
             Demo(**options | wrong).run()
-    command = [sys.executable, "-m", "fer.cli.demo_app", f"run={tmp_path}", "port=0"]
+    command = [sys.executable, "-m", "fer.cli.demo_app", "--run", str(tmp_path), "--port=0"]
     environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 2 and done.stdout == ""

@@ -10,11 +10,13 @@ from pathlib import Path
 
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from support.option_tables import FIRST, PAGE, PARSERS, tables
 from support.project import PROJECT
 
 from fer.config.compose import compose
 
 PAGES = [PROJECT / "README.md", PROJECT / "RESULTS.md", *sorted((PROJECT / "docs").glob("*.md"))]
+KNOWN = [one for parser in PARSERS.values() for one in (parser, *parser._verbs())]
 BLOCK = re.compile(r"^```bash\n(.*?)^```|((?:^ {4}\S.*\n)+)", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\((?!https?:)([^)#]*)(#[^)]*)?\)")
 NAMED_FILE = re.compile(r"\b((?:fer|conf|tests|scripts|docs)/[\w/.-]+\.(?:py|yaml|sh|md|jpg))\b")
@@ -52,15 +54,34 @@ def test_a_training_command_composes(arguments: list[str]) -> None:
 
 
 def test_there_are_commands_of_every_program() -> None:
-    for program in ("fer-train", "fer-report", "fer-data", "fer-predict", "fer-export", "fer-demo"):
+    for program in ("fer-train", *PARSERS):
         assert commands(program), program
 
 
-def test_report_commands_have_options_that_exist() -> None:
-    command = [sys.executable, "-m", "fer.cli.report", "--help"]
-    shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    for option in {word for words in commands("fer-report") for word in words if word.startswith("--")}:
-        assert f"{option} " in shown, option
+@pytest.mark.parametrize(
+    ("program", "words"), [(program, words) for program in PARSERS for words in commands(program)], ids=str
+)
+def test_a_command_of_another_program_can_be_read(program: str, words: list[str]) -> None:
+    read = PARSERS[program].read(words)
+    if program == "fer-data" and hasattr(read, "overrides"):
+        assert compose(read.overrides).data
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_options_that_are_named_exist(page: Path) -> None:
+    """Code in a sentence or a table that begins with an option, or with the name of a program."""
+    text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    known = {name for parser in KNOWN for name in parser._option_string_actions}
+    for script in (PROJECT / "scripts").glob("*.py"):
+        known |= {*re.findall(r'"(--[a-z-]+)"', script.read_text(encoding="utf-8"))}
+    for span in re.findall(r"`((?:--|fer-)[^`\n]+)`", text):
+        if not span.startswith("fer-train"):
+            assert {*re.findall(r"(?<!\S)--[a-z-]+", span)} <= known, f"{page.name}: {span}"
+
+
+def test_the_page_of_the_command_line_lists_what_help_lists() -> None:
+    shown = PAGE.read_text(encoding="utf-8").partition(FIRST)[2].strip()
+    assert shown == tables().strip(), "write it anew: PYTHONPATH=tests python -m support.option_tables"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -154,7 +155,7 @@ def test_reports_show_names_as_text(name: str, tmp_path: Path, capsys: pytest.Ca
     print_run(folder, {**result, "choices": {**result["choices"], "experiment": None}}, console)
     said = " ".join(console.export_text().split())
     assert f"{name} · resnet18 · {name} · noise symmetric" in said and f"│ recall {name} │" in said
-    assert f"fer-eval run={visible_name(folder)}" in said
+    assert f"fer-eval {shlex.quote(visible_name(folder))}" in said
 
 
 def test_the_log_shows_names_as_text(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -109,8 +109,8 @@ def test_installed_version_is_the_one_in_the_code(wheel: Path, installed: Path) 
 def test_installed_program_trains_and_tests_again(installed: Path, overrides: list[str], tmp_path: Path) -> None:
     run(installed / "fer-train", *overrides, "trainer.max_epochs=1", "output_dir=out", cwd=tmp_path)
     (result,) = (tmp_path / "out").rglob("result.json")
-    cache = next(override for override in overrides if override.startswith("cache_dir="))
-    tested = run(installed / "fer-eval", f"run={result.parent}", cache, "accelerator=cpu", cwd=tmp_path)
+    cache = next(given.partition("=")[2] for given in overrides if given.startswith("cache_dir="))
+    tested = run(installed / "fer-eval", str(result.parent), f"--cache-dir={cache}", "--device=cpu", cwd=tmp_path)
     assert "test/acc" in tested and "differs" not in tested
 
 

@@ -174,14 +174,14 @@ def test_every_command_refuses_with_one_message_and_status_2(
     put(run, "optim.optimizer", node)
     environment = {**os.environ, "PYTHONPATH": str(PROJECT), "FER_CACHE": str(tmp_path / "cache")}
     for module, arguments in {
-        "fer.cli.predict": [f"run={run}", f"images={shapes}", "detect=off", f"output={tmp_path / 'out.csv'}"],
-        "fer.cli.evaluate": [f"run={run}"],
-        "fer.cli.export": [f"run={run}"],
+        "fer.cli.predict": [str(shapes), "--run", str(run), "--detect=off", f"--output={tmp_path / 'out.csv'}"],
+        "fer.cli.evaluate": [str(run)],
+        "fer.cli.export": [str(run)],
     }.items():
         command = [sys.executable, "-m", module, *arguments]
         done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
         assert done.returncode == 2, done.stderr
-        assert "optim.optimizer.params: os.system" in done.stderr and "trust=[os.system]" in done.stderr
+        assert "optim.optimizer.params: os.system" in done.stderr and "allow it with --trust os.system (" in done.stderr
         assert "Traceback" not in done.stderr
         assert not mark.exists()
 
@@ -227,7 +227,7 @@ def test_the_demo_reader_draws_below_the_cache_only(run: Path, tmp_path: Path) -
         make()
         reader = {"_target_": "fer.data.readers.demo.read", "root": str(elsewhere), "train": 9, "test": 5, "seed": 0}
         put(run, "data.reader", reader)
-        with pytest.raises(UserError, match="the run's data is not there; say where it lies with data"):
+        with pytest.raises(UserError, match="the run's data is not there; say where it lies with --data-root"):
             kept_data(read_kept_config(RunFolder(run), options(tmp_path)))
         assert not elsewhere.exists() or not [*elsewhere.iterdir()]
     below = tmp_path / "cache" / "demo"

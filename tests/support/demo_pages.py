@@ -114,7 +114,7 @@ def start(run: RunFolder, folder: Path, *options: str) -> Server:
         "TMPDIR": str(folder / "temporary"),
     }
     log = folder / "log"
-    command = [sys.executable, "-m", "fer.cli.demo_app", f"run={run.path}", "port=0", "accelerator=cpu", *options]
+    command = [sys.executable, "-m", "fer.cli.demo_app", "--run", str(run.path), "--port=0", "--device=cpu", *options]
     with log.open("w") as stream:
         process = subprocess.Popen(command, cwd=folder, env=environment, stdout=stream, stderr=subprocess.STDOUT)
     while process.poll() is None:

@@ -12,11 +12,11 @@ from fer.runs.run_folder import RunFolder
 
 def predict(run: RunFolder | None, images: Path | list[Path], output: Path, **options: Any) -> Outcome:
     chosen = {
-        "run_folder": str(run.path) if run else None, "model": None, "detect": "auto", "least_score": 0.8,
-        "overwrite": False, "overlays": None, "cam": True, "batch_size": 32, "accelerator": "cpu", "threads": 2,
+        "run_folder": run.path if run else None, "model": None, "detect": "auto", "least_score": 0.8,
+        "overwrite": False, "overlays": None, "cam": True, "batch_size": 32, "device": "cpu", "threads": 2,
     } | options  # fmt: skip
     named = [str(path) for path in (images if isinstance(images, list) else [images])]
-    return PredictionJob(images=named, output=str(output), **chosen).run()
+    return PredictionJob(images=named, output=output, **chosen).run()
 
 
 def rows(path: Path) -> list[dict[str, str]]:

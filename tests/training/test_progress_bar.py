@@ -80,6 +80,6 @@ def test_a_run_ends_with_the_commands_that_come_next(on_a_terminal: str) -> None
         ["Run folder", folder],
         ["Watch it", "tensorboard --logdir out/folder"],
         ["Report on it", "fer-report out/folder --figures out/folder/figures"],
-        ["Use it", f"fer-predict run={folder} images=PATH"],
-        ["Test it again", f"fer-eval run={folder}"],
+        ["Use it", f"fer-predict IMAGES --run {folder}"],
+        ["Test it again", f"fer-eval {folder}"],
     ]

@@ -155,7 +155,7 @@ def build(
         free = _free_space(path.parent)
         raise ConfigError(
             f"{path}: cannot write the image store ({error.strerror or error}): it needs {needed / 1e6:,.0f} MB and "
-            f"{free} in the cache folder; make room there or choose another with cache_dir=FOLDER"
+            f"{free} in the cache folder; make room there or choose another with cache_dir=FOLDER (--cache-dir FOLDER)"
         ) from error
     log.info("decoded in %.1f s", time.perf_counter() - started)
     return key

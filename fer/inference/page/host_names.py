@@ -21,7 +21,7 @@ class HostNames:
     every address, the name of the machine. No name of a stranger's is among them that leads here by DNS.
 
     Args:
-        bound: ``host`` of ``conf/demo.yaml``.
+        bound: ``--host`` of fer-demo.
         address: where the socket listens.
         more: names of a proxy.
 
@@ -45,13 +45,11 @@ class HostNames:
         return name in self._names or (connected is not None and name == _canonical(connected))
 
 
-def _checked(names: object) -> list[str]:
-    if isinstance(names, str) or not isinstance(names, Iterable):
-        raise ConfigError(f"allowed_hosts={names}: it must be a list, allowed_hosts=[demo.example.org]")
-    checked = [str(name).lower() for name in names]
+def _checked(names: Iterable[str]) -> list[str]:
+    checked = [name.lower() for name in names]
     for name in checked:
         if not _NAME.fullmatch(name) and not isinstance(_canonical(name), IPv4Address | IPv6Address):
-            raise ConfigError(f"allowed_hosts: {name!r} is not the name of a host, which has neither scheme nor port")
+            raise ConfigError(f"--allowed-host {name!r} is not the name of a host, which has neither scheme nor port")
     return checked
 
 

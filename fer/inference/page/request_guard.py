@@ -96,7 +96,7 @@ class RequestGuard:
         connected = scope["server"][0] if scope.get("server") else None
         hosts = headers(scope, "host")
         if len(hosts) != 1 or not self._hosts.allows(hosts[0], connected):
-            raise Refused(421, "This server is not known by that name; allowed_hosts of fer-demo adds names.")
+            raise Refused(421, "This server is not known by that name; --allowed-host of fer-demo adds names.")
         forwarded = [host for host in headers(scope, "x-forwarded-host") if self._hosts.allows(host, connected)]
         for origin in headers(scope, "origin"):
             scheme, _, host = origin.lower().partition("://")

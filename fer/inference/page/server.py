@@ -38,17 +38,17 @@ _ONLY_THIS_HOST = "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:;
 
 @dataclass
 class Demo:
-    """The options of ``conf/demo.yaml``.
+    """The options of ``fer-demo``, in the ranges that its command line checks.
 
     Raises:
         UserError: from ``run``, for what cannot be used, before the page is served.
     """
 
-    run_folder: str | None
-    model: str | None
+    run_folder: Path | None
+    model: Path | None
     host: str
     port: int
-    accelerator: str
+    device: str
     least_score: float
     cam: bool
     allowed_hosts: list[str] = field(default_factory=list)
@@ -61,7 +61,7 @@ class Demo:
             raise ConfigError('the page needs more packages: pip install "noisy-label-fer[demo]"')
         with _listening(self.host, self.port) as listener:
             hosts = HostNames(self.host, listener.getsockname()[0], self.allowed_hosts)
-            model = open_model(self.run_folder, self.model, self.accelerator, self.reading)
+            model = open_model(self.run_folder, self.model, self.device, self.reading)
             detector = FaceDetector(self.least_score)
             template = model.face_template(detector)
             with temporary_folder() as folder, _calls_awaited():
@@ -74,21 +74,19 @@ class Demo:
 
     def _title(self) -> str:
         """The last parts of the path, which name a run by its content."""
-        path = Path(self.run_folder or self.model or "").resolve()
+        path = (self.run_folder or self.model or Path()).resolve()
         return "/".join(path.parts[-2:])
 
 
 def _listening(host: str, port: int) -> socket.socket:
     """A socket that is taken before the model is read, so that a port in use is told at once."""
-    if not isinstance(port, int) or not 0 <= port <= 65535:
-        raise ConfigError(f"port={port}: it must be a number from 0 to 65535")
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         return socket.create_server((host, port), family=family)
     except OSError as error:
         reason = str(error.strerror).partition(" (")[0]
         raise ConfigError(
-            f"host={host} port={port}: {reason}; choose another port, or port=0 for any that is free"
+            f"--host {host} --port {port}: {reason}; choose another port, or --port 0 for any that is free"
         ) from error
 
 
