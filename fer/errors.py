@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 class UserError(ValueError):
-    """Something the user can mend; the message names it and says what to do."""
+    """An error that the user can fix; the message names its cause and says what to do."""
 
 
 class ConfigError(UserError):
@@ -14,7 +14,7 @@ class ConfigError(UserError):
 
 
 class OtherClasses(ConfigError):
-    """A configuration for other classes than those of the data."""
+    """The configured classes do not match those of the data set."""
 
 
 class RunFailed(Exception):

@@ -1,4 +1,4 @@
-"""What a training step and a test of every method cost, in units of cross-entropy's. Prints ratios.
+"""Benchmark of every method: time of a training step and of a test, as multiples of cross-entropy's. Prints ratios.
 
     python scripts/bench_methods.py [--methods ce eac ...] [--steps 6] [--rounds 3] [--overrides KEY=VALUE ...]
 
@@ -31,7 +31,7 @@ MAKE_A_PASS = {"dividemix", "man", "resup"}
 
 
 def test_seconds(method: Any, image: torch.Tensor, meter: Meter) -> float:
-    """Of one batch, the best of three."""
+    """Measure the seconds of testing one batch, the best of three."""
     method.eval()
     seconds = []
     with torch.inference_mode():

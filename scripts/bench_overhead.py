@@ -1,4 +1,4 @@
-"""What Lightning's Trainer and its extras cost per step, on a network so small that they show. Prints ms and ratios.
+"""Benchmark of Lightning's Trainer and its extras: cost per step, on a very small network. Prints ms and ratios.
 
     python scripts/bench_overhead.py [--steps 200] [--rounds 5] [--json FILE]
 
@@ -45,7 +45,7 @@ VARIANTS = {
 
 
 class EpochClock(L.Callback):
-    """Seconds of the steps of an epoch."""
+    """Callback that times the steps of each epoch, in seconds."""
 
     def on_train_epoch_start(self, *_: Any) -> None:
         self.started = time.perf_counter()

@@ -1,4 +1,4 @@
-"""How long training waits for the pictures of a chosen epoch, on the demo faces. Prints ms and shares of an epoch.
+"""Benchmark of the pictures: how long training waits for them after an epoch. Prints ms and shares of an epoch.
 
     python scripts/bench_pictures.py [--methods eac ce] [--epochs 12] [--json FILE] [OVERRIDE ...]
 
@@ -31,7 +31,7 @@ from fer.training.experiment import build
 
 
 class TimedPictures(Pictures):
-    """Keeps how long each epoch's pictures took, in seconds."""
+    """Pictures that record how long training waited for them, in seconds."""
 
     def __init__(self, epochs: int) -> None:
         super().__init__(epochs=epochs)
@@ -46,7 +46,7 @@ class TimedPictures(Pictures):
 def waits_and_epochs(
     method: str, epochs: int, overrides: Sequence[str], folder: RunFolder
 ) -> list[tuple[float, float]]:
-    """Seconds of the wait and of the rest of every epoch."""
+    """Measure, for every epoch, the seconds of the wait and of the rest."""
     folder.last_checkpoint.parent.mkdir(parents=True)
     settings = [
         f"method={method}",

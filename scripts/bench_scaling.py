@@ -1,4 +1,4 @@
-"""Seconds of an epoch and memory against image size, number of faces, ranks and workers. Prints tables with ratios.
+"""Benchmark of scaling: seconds per epoch and memory by image size, faces, ranks and workers. Prints ratios too.
 
     python scripts/bench_scaling.py [--sizes 64 ...] [--faces 1000 ...] [--ranks 1 2] [--workers 0 2] [--json FILE]
 
@@ -84,7 +84,7 @@ def _megabytes(value: str) -> float:
 
 
 def epoch(*, size: int, faces: int, ranks: int, output: Path, workers: int = 0) -> dict[str, float]:
-    """Seconds of the second epoch and of everything before the first, and memory."""
+    """Measure the seconds of the second epoch, the seconds outside of all epochs, and memory."""
     folder = output / f"{size}-{faces}-{ranks}-{workers}"
     command = [
         sys.executable, "-m", "fer.cli.train", *TINY, f"augment.size={size}", f"data.reader.train={faces}",

@@ -1,4 +1,4 @@
-"""EAC's whole training, from images to optimizer step: the reference recipe against this project. Prints ratios.
+"""Benchmark of EAC's training, from images to optimizer step: the reference recipe against fer. Prints ratios.
 
     python scripts/bench_step.py [--depth 18 50] [--steps 4] [--rounds 3] [--fast KEY=VALUE ...] [--json FILE]
     python scripts/bench_step.py --depth 50 --steps 16 --batch-size 256 --profile --fast trainer.precision=bf16-mixed \
@@ -66,7 +66,7 @@ KERNELS = {
 
 @dataclass
 class Turn:
-    """What a contestant did in one turn."""
+    """Measurements of a contestant in one turn."""
 
     start_seconds: float
     step_seconds: float
@@ -76,13 +76,13 @@ class Turn:
 
 @dataclass
 class Contestant:
-    """A way to train; ``run(steps)`` trains so many steps and times all but the first ones."""
+    """An implementation of training; ``run(steps)`` trains ``steps`` steps and times all but the first ones."""
 
     name: str
     precision: torch.dtype
     run: Callable[[int], Turn]
     clock: StepClock | None = None
-    """Of ours."""
+    """Step clock, only for this project's contestants."""
     turns: list[Turn] = field(default_factory=list)
 
     def median(self, what: str) -> float:
@@ -96,7 +96,7 @@ class Meter:
         self.device = device
 
     def now(self) -> float:
-        """Seconds, once the device has done what was asked of it."""
+        """Return the time in seconds after the device has finished its work."""
         if self.device.type == "cuda":
             torch.cuda.synchronize()
         return time.perf_counter()
@@ -109,7 +109,7 @@ class Meter:
                 Path("/proc/self/clear_refs").write_text("5")  # Linux: the high-water mark falls to what is held now
 
     def peak_mb(self) -> float:
-        """Peak memory on a GPU; on a CPU that of this process, loader workers apart."""
+        """Return the peak memory of the GPU in MB; on a CPU that of this process, without its loader workers."""
         if self.device.type == "cuda":
             return torch.cuda.max_memory_allocated() / 1e6
         with contextlib.suppress(OSError):
@@ -119,7 +119,7 @@ class Meter:
 
 
 class StepClock(L.Callback):
-    """Times an epoch's steps after the first ``untimed``, in which it can have a profiler look on."""
+    """Callback that times an epoch's steps after the first ``untimed`` ones; it can profile them too."""
 
     def __init__(self, meter: Meter, untimed: int) -> None:
         self.meter = meter
@@ -149,7 +149,7 @@ class StepClock(L.Callback):
 
 
 def set_flags(*, deterministic: bool | str, benchmark: bool) -> None:
-    """What a Trainer sets for its process when it is made, and so for all others here."""
+    """Set the process-wide flags that a Trainer sets when it is built, for all contestants."""
     torch.use_deterministic_algorithms(bool(deterministic), warn_only=deterministic == "warn")
     torch.backends.cudnn.benchmark = benchmark
     torch.backends.cudnn.deterministic = bool(deterministic)
@@ -186,7 +186,7 @@ def our_contestant(name: str, experiment: Experiment, meter: Meter, untimed: int
     trainer.callbacks += [Seeding(0), StepLosses(), clock]  # as in fer-train
 
     def seconds_for_views() -> float:
-        """Fetching and augmenting a batch; on its own, since the Trainer does both inside the step."""
+        """Measure fetching and augmenting a batch separately, since the Trainer does both inside the step."""
         batches = datamodule.train_dataloader()
         method.augmentation.to(meter.device)  # from where the Trainer takes it back
         asked = meter.now()
@@ -234,7 +234,7 @@ def our_experiment(overrides: Sequence[str], folder: Path) -> Experiment:
 
 
 def difference_of_losses(experiment: Experiment, depth: int, device: torch.device) -> float:
-    """Relative difference of the losses that reference and project find on the same weights and views."""
+    """Compute the relative difference between reference and project losses on the same weights and views."""
     method = experiment.method.to(device).train()
     batch = next(iter(experiment.datamodule.train_dataloader()))
     batch = Batch(*(tensor.to(device) for tensor in batch))
@@ -249,7 +249,7 @@ def difference_of_losses(experiment: Experiment, depth: int, device: torch.devic
 
 
 def operations_of_a_step(training: ReferenceTraining) -> float:
-    """Counted floating-point operations of a training step, per face, forward and backward."""
+    """Count the floating-point operations of a training step, per face, forward and backward."""
     faces = 2
     view = torch.zeros(faces, 3, SIZE, SIZE, device=training.device)
     with FlopCounterMode(display=False) as counter:
@@ -260,7 +260,7 @@ def operations_of_a_step(training: ReferenceTraining) -> float:
 
 
 def peak_rate(precision: torch.dtype, meter: Meter) -> float:
-    """Operations per second of a large matrix product, the best of several."""
+    """Measure the operations per second of a large matrix product, the best of several."""
     edge = 8192 if meter.device.type == "cuda" else 2048
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32
     left, right = (torch.randn(edge, edge, device=meter.device).to(precision) for _ in range(2))

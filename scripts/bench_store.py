@@ -1,4 +1,4 @@
-"""What opening an image store costs: with and without a look at its checksums and at its files. Prints ms and ratios.
+"""Benchmark of opening an image store, with and without checks of its checksums and files. Prints ms and ratios.
 
     python scripts/bench_store.py [--images 15339] [--size 100] [--rounds 7] [--folder DIR] [--json FILE]
 

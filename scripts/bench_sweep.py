@@ -1,4 +1,4 @@
-"""What a sweep costs on top of its jobs, and a run on top of its imports. Prints seconds and ratios.
+"""Benchmark of overheads: of a sweep beyond its jobs, and of a run beyond its imports. Prints seconds and ratios.
 
     python scripts/bench_sweep.py [--jobs 8] [--rounds 3] [--json FILE]
 
@@ -37,7 +37,7 @@ TINY = [
 
 
 class FirstStep(L.Callback):
-    """Writes the time of the first training step to a file."""
+    """Callback that writes the time of the first training step to a file."""
 
     def __init__(self, path: str) -> None:
         self.path = Path(path)
@@ -65,7 +65,7 @@ def seconds(work: Callable[[], None]) -> float:
 
 
 def sweeps(jobs: int, output: Path) -> dict[str, Callable[[], None]]:
-    """The contestants by name; each writes to a folder of its own."""
+    """Make the contestants by name; each writes to a folder of its own."""
 
     def by_hand() -> None:
         for seed in range(jobs):
@@ -84,7 +84,7 @@ def sweeps(jobs: int, output: Path) -> dict[str, Callable[[], None]]:
 
 
 def starts(output: Path) -> dict[str, Callable[[], float]]:
-    """Seconds from the command to what is waited for."""
+    """Make the contestants for start-up time: functions that measure seconds, by name."""
 
     def first_step(*mode: str) -> float:
         moment = output / "first_step"
@@ -127,7 +127,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     sweep_rounds: dict[str, list[float]] = {}
     start_rounds: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory() as warm:
-        run("-m", "fer.cli.train", *TINY, f"output_dir={warm}")  # draws and decodes the faces
+        run("-m", "fer.cli.train", *TINY, f"output_dir={warm}")  # the first run draws and decodes the faces
     for number in range(1, options.rounds + 1):
         with tempfile.TemporaryDirectory() as folder:
             for name, work in sweeps(options.jobs, Path(folder)).items():

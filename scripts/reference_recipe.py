@@ -1,4 +1,4 @@
-"""EAC's training as its released code does it, for comparison: what ``bench_step.py`` measures against.
+"""Training of EAC as its released code does it, as the reference of ``bench_step.py``.
 
 Written from a description of the recipe. Every sample is read, disturbed, resized, normalized and erased by itself on
 the CPU; each view passes through the network on its own; the CAM is a broadcast product over (B, K, C, h, w), mirrored
@@ -80,7 +80,7 @@ class ReferenceNetwork(nn.Module):
 def reference_loss(
     network: nn.Module, first: Tensor, second: Tensor, label: Tensor, lam: float
 ) -> tuple[Tensor, Tensor]:
-    """The loss of a batch and the logits of its first view."""
+    """Compute the loss of a batch and the logits of its first view."""
     logits, cam = network(first)
     _, cam_of_second = network(second)
     consistency = F.mse_loss(cam, _mirrored_by_sampling(cam_of_second))
@@ -123,7 +123,7 @@ class ReferenceTraining:
         self.correct = torch.zeros((), device=device)
 
     def step(self, views: Views) -> None:
-        """One optimizer step on a batch of the loader."""
+        """Make one optimizer step on a batch of the loader."""
         first, second, label = (tensor.to(self.device) for tensor in views)
         loss, logits = reference_loss(self.network, first, second, label, self.lam)
         self.optimizer.zero_grad()

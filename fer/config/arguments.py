@@ -11,7 +11,7 @@ _TAKE_A_VALUE = (
     "-i", "--experimental-rerun",
 )  # fmt: skip
 _SECTIONS = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
-"""Words that may follow ``--info``, which also stands alone."""
+"""Words that may follow ``--info``; it needs none."""
 
 
 def options_first(arguments: Sequence[str]) -> list[str]:
@@ -32,5 +32,5 @@ def options_first(arguments: Sequence[str]) -> list[str]:
 
 
 def version_line(program: str) -> str:
-    """Write what ``--version`` answers."""
+    """Build the line that ``--version`` prints."""
     return f"{program} {__version__}"

@@ -1,8 +1,8 @@
 """Composition of configurations outside ``@hydra.main``, and names of run folders.
 
-Resolvers: ``${run_group:}``, ``${run_name:}``, ``${default_cache_dir:}``, and ``${epochs:10,60,2}``, epoch 10
-that a paper states of 60, scaled to ``trainer.max_epochs``, but at least 2, and ``${pixels:256,224}``, 256 pixels that
-a paper states beside views of 224, scaled to ``augment.size``.
+Resolvers: ``${run_group:}``, ``${run_name:}`` and ``${default_cache_dir:}``; ``${epochs:10,60,2}``, a paper's epoch 10
+of 60, scaled to ``trainer.max_epochs``, at least 2; ``${pixels:256,224}``, a paper's 256 pixels for views of 224,
+scaled to ``augment.size``.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def compose(overrides: list[str]) -> DictConfig:
 
 @contextmanager
 def translate_errors(overrides: Sequence[str]) -> Iterator[None]:
-    """Hydra reads and applies overrides here; for some, such as ``noise=0.3``, it has no exception of its own.
+    """Turn errors that Hydra does not translate, such as that of ``noise=0.3``, into a ``ConfigError``.
 
     Raises:
         hydra.errors.HydraException, ConfigError: an override does not fit the configuration.
@@ -61,16 +61,16 @@ def translate_errors(overrides: Sequence[str]) -> Iterator[None]:
 
 
 def run_group(root: Any) -> str:
-    """The folder above a run: the sweep's name, else the experiment's, else the data set's."""
+    """Name the folder above a run: the sweep's name, else the experiment's, else the data set's."""
     return str(root.hydra.runtime.choices[_group_key(root)])
 
 
 def run_name(root: Any) -> str:
-    """``<method>-<backbone>-<noise><ratio>-lam<lambda>`` and every other key given on the command line.
+    """Name a run ``<method>-<backbone>-<noise><ratio>-lam<lambda>``, plus every other key of the command line.
 
-    Keys that cannot change a result (``unnamed_keys``) stay out, and so does what ``run_group`` says. Of a path the
-    last part is shown; of the data's own path it is all that counts, since data may be moved. A name that does not show
-    its values in full, or is longer than 120 characters, ends in a hash of them.
+    The name omits ``unnamed_keys``, which cannot change a result, and the name of the group. Paths are cut to their
+    last component; for ``data.root`` only that component counts, since data may move. A name that does not show its
+    values in full, or is longer than 120 characters, ends in a hash of them.
     """
     choices = root.hydra.runtime.choices
     ratio, lam = (OmegaConf.select(root, key) for key in ("noise.ratio", "method.lam"))
@@ -91,7 +91,7 @@ def run_name(root: Any) -> str:
 
 
 def scaled_epochs(epoch: float, of: float, max_epochs: int, least: int = 0) -> int:
-    """Scale an epoch that a paper states of ``of`` to a training of ``max_epochs``.
+    """Scale a paper's epoch, in a training of ``of`` epochs, to a training of ``max_epochs``.
 
     Args:
         epoch: as published.
@@ -103,19 +103,19 @@ def scaled_epochs(epoch: float, of: float, max_epochs: int, least: int = 0) -> i
 
 
 def stated_epochs(value: Any) -> list[int] | None:
-    """Read what ``${epochs:...}`` is given in the text of a value: epoch, of how many, at least; else ``None``."""
+    """Read the arguments of ``${epochs:...}`` from a value's text: epoch, total, least; ``None`` for any other text."""
     found = re.fullmatch(r"\$\{epochs: *(\d+), *(\d+)(?:, *(\d+))?\}", str(value))
     return None if found is None else [int(found[1]), int(found[2]), int(found[3] or 0)]
 
 
 def keys_by_epochs(cfg: DictConfig) -> dict[str, list[int] | None]:
-    """Find the keys whose values follow ``trainer.max_epochs``, whichever way they refer to it.
+    """Find the keys whose values depend on ``trainer.max_epochs``, directly or through other keys.
 
     Args:
         cfg: composed and not resolved.
 
     Returns:
-        By dotted key what ``stated_epochs`` reads of it: ``None`` where it refers to the number in another way.
+        For each dotted key the result of ``stated_epochs``; ``None`` if it refers to the number in another way.
     """
     epochs = OmegaConf.select(cfg, "trainer.max_epochs")
     if not isinstance(epochs, int):
@@ -136,7 +136,7 @@ def keys_by_epochs(cfg: DictConfig) -> dict[str, list[int] | None]:
 
 
 def _references(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Find the values, lists as a whole, that refer to others, but for those that say where files go."""
+    """Find the values that contain interpolations, lists as a whole; skip keys that say where files are written."""
     for name, value in node.items():
         key = f"{prefix}{name}"
         if isinstance(value, Mapping):
@@ -148,7 +148,7 @@ def _references(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str
 def _selected(cfg: DictConfig, key: str) -> Any:
     try:
         return OmegaConf.select(cfg, key)
-    except OmegaConfBaseException as error:  # some resolver takes no such number
+    except OmegaConfBaseException as error:  # a resolver refuses this number
         return error
 
 
@@ -158,7 +158,7 @@ def _group_key(root: Any) -> str:
 
 
 def _extra_overrides(root: Any) -> dict[str, str]:
-    """The overrides that neither the fixed part of the name nor the group shows; of several for a key the last one."""
+    """Pick the overrides that neither the name's fixed part nor the group shows; the last one wins for each key."""
     elsewhere = {*_IN_NAME, _group_key(root)}
     unnamed = tuple(root.unnamed_keys)
     overrides: Any = OmegaConf.to_container(root.hydra.overrides.task, resolve=False)
@@ -181,7 +181,7 @@ def _tidy_text(value: str) -> str:
 
 
 def _number(value: Any) -> str:
-    """``0`` for 0.0 as well, and all digits where six would not tell."""
+    """Write a number shortly: ``0`` for 0.0; all digits if six do not identify it."""
     if not isinstance(value, float):
         return str(value)
     value = tidy(value)

@@ -11,7 +11,7 @@ ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps")
 
 
 def devices_per_node(trainer: Mapping[str, Any]) -> int:
-    """Devices, and so ranks, on each machine.
+    """Return the number of devices, and therefore of ranks, on each machine.
 
     Args:
         trainer: the resolved ``trainer`` group. ``devices`` is a number, a list of indices, or ``-1`` or ``auto`` for
@@ -31,7 +31,7 @@ def devices_per_node(trainer: Mapping[str, Any]) -> int:
 
 
 def world_size(trainer: Mapping[str, Any]) -> int:
-    """Ranks on all machines.
+    """Return the number of ranks on all machines.
 
     Raises:
         ConfigError: ``devices`` or ``num_nodes`` is no number of 1 or more.
@@ -66,11 +66,11 @@ def check_accelerator(trainer: Mapping[str, Any]) -> None:
 
 
 def has_gpus() -> bool:
-    """Whether this machine has a GPU that torch can use."""
+    """Tell whether this machine has a GPU that torch can use."""
     return _visible_gpus() > 0
 
 
 def _visible_gpus() -> int:
-    import torch  # seconds of imports, for this question only
+    import torch  # torch takes seconds to import
 
     return torch.cuda.device_count()

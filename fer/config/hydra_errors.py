@@ -1,4 +1,4 @@
-"""Mistakes in overrides of ``fer-train`` and ``fer-data``, told in one message with what was perhaps meant.
+"""Messages for mistakes in overrides of ``fer-train`` and ``fer-data``, with suggestions.
 
 Hydra's exceptions carry no key and no list of alternatives, only English sentences, so these are read with patterns;
 ``tests/cli/test_errors.py`` fails if a release changes them.
@@ -32,11 +32,11 @@ _NOISE = ("full_key:", "object_type=", "Set the environment variable", "See http
 
 @contextmanager
 def report_composition_errors() -> Iterator[None]:
-    """End ``fer-train`` with one message and exit status 2 where Hydra cannot compose what is asked for.
+    """End ``fer-train`` with one message and exit status 2 if Hydra cannot compose its configuration.
 
     Hydra itself would print several lines for its own developers, and end with status 1.
     """
-    if "--version" in sys.argv[1:]:  # Hydra would tell its own
+    if "--version" in sys.argv[1:]:  # Hydra would print its own
         print(version_line(_PROGRAM))
         raise SystemExit(0)
     sys.argv[1:] = options_first(sys.argv[1:])
@@ -104,7 +104,7 @@ def _or(word: str, known: Sequence[str], prefix: str = "") -> str:
 
 
 def _keys(overrides: Sequence[str]) -> list[str]:
-    """Dotted keys of the configuration, with the groups that are chosen if these can be."""
+    """List the dotted keys of the composed configuration, or of the default one if the overrides do not compose."""
     given = [override for override in overrides if "=" in override and not override.startswith("-")]
     GlobalHydra.instance().clear()  # the program is about to end
     try:

@@ -38,7 +38,7 @@ def instantiate_node(node: Any, key: str = "", **arguments: Any) -> Any:
     wants_partial = arguments.pop("_partial_", node.get("_partial_", False))
     if missing := next(_missing(node), None):
         raise ConfigError(f"{key}.{missing} is missing; give it a value")
-    # Hydra reads text more than once for ${...}, so it gets what it must build, and nothing else.
+    # Hydra resolves ${...} in text more than once, so it gets only the nodes that it must build.
     plain = {name: value for name, value in node.items() if not name.startswith("_") and not _describes(value)}
     rest = {name: value for name, value in node.items() if name not in plain}
     try:
@@ -70,7 +70,7 @@ def _literal(value: Any) -> Any:
 
 
 def _missing(value: Any) -> Iterator[str]:
-    """The places of ``???``, Hydra's mark of a value that must be given."""
+    """Find the keys whose value is ``???``, Hydra's mark for a value that must be given."""
     items = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) else ()
     for name, inner in items:
         if inner == "???":

@@ -1,4 +1,4 @@
-"""Targets (``_target_``) that a kept configuration may name, each where it belongs; all others ask for trust.
+"""Targets (``_target_``) that a kept configuration may name, by key; all others need the user's trust.
 
 Known to a section are the targets of the files shipped in ``conf`` for it, torch's optimizers and schedules, and entry
 points of installed packages in the group ``fer.<section>``::
@@ -23,7 +23,7 @@ _PACKAGED = Path(__file__).resolve().parents[1] / "conf"
 CONFIG_DIR = _PACKAGED if _PACKAGED.is_dir() else _PACKAGED.parents[1] / "conf"
 """``fer/conf`` in an installed wheel, the top-level ``conf`` in a checkout."""
 
-# Where a node may stand, and the folder of conf with its options.
+# Keys at which a node may stand, and the folder of conf with its options.
 _PLACES = {
     r"method": "method",
     r"backbone": "backbone",
@@ -42,7 +42,7 @@ _HYDRAS_KEYS = {"_target_", "_partial_", "_convert_", "_recursive_"}
 
 
 def check_targets(config: Mapping[str, Any], trusted: Collection[str], source: Path) -> None:
-    """Refuse a configuration that names what is not known where it stands, before anything of it is imported.
+    """Refuse a configuration with a target that is not known at its key, before anything of it is imported.
 
     Args:
         config: plain containers out of a file.
@@ -74,7 +74,7 @@ def check_targets(config: Mapping[str, Any], trusted: Collection[str], source: P
 
 
 def _nodes(value: Any, place: str = "") -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Every mapping with a ``_target_`` at any depth, with its dotted place."""
+    """Find every mapping with a ``_target_`` at any depth, with its dotted key."""
     if isinstance(value, Mapping):
         if "_target_" in value:
             yield place, value

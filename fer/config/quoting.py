@@ -18,7 +18,7 @@ def quote_paths(arguments: Sequence[str], keys: Sequence[str]) -> list[str]:
 
 
 def quote_foreign_paths(arguments: Sequence[str]) -> list[str]:
-    """The arguments of a training with quotes around paths that Hydra could not read at all.
+    """Quote those paths in the arguments of a training that Hydra could not read at all.
 
     Others stay as they are, since commas and brackets make a sweep, and a path in quotes is another one to it.
     """

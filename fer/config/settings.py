@@ -25,7 +25,7 @@ _ONLY_FOR_TRAINING = (
     "trainer", "trainer.max_epochs", "trainer.enable_progress_bar", "optim", "launch", "callbacks", "logger",
     "output_dir", "unnamed_keys",
 )  # fmt: skip
-"""Keys that reading commands do without."""
+"""Keys that are needed for training only."""
 
 
 def _no_truth_value(value: Any) -> Any:
@@ -163,7 +163,7 @@ def read_settings(config: Mapping[str, Any], source: str = "") -> Settings:
 
 
 def check_for_training(config: Mapping[str, Any], *, ranks_exist: bool) -> Settings:
-    """Refuse what cannot be trained anywhere, or not on this machine, and give the rest types.
+    """Check settings that can be trained on this machine, and give them types.
 
     Args:
         config: resolved configuration, plain containers.
@@ -204,7 +204,7 @@ def _in_words(errors: Sequence[Any], config: Mapping[str, Any]) -> str:
     """Describe the first error of pydantic: the key, its value, and what it must be."""
     error = errors[0]
     parts = [str(part) for part in error["loc"]]
-    # Behind the key come the names of alternatives of its type, which no user has written.
+    # pydantic appends the names of a type's alternatives to the key; users have not written these.
     while parts and len(parts) > 1 and not _is_key(parts, config):
         parts.pop()
     key, kind, context = ".".join(parts), error["type"], error.get("ctx", {})

@@ -1,4 +1,4 @@
-"""Numbers without what floating-point sums leave behind, so that one ratio has one name."""
+"""Numbers without rounding noise, so that one ratio has one name."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def tidy(value: Any) -> Any:
-    """Undo what floating-point sums leave, in a value or in all values of containers: 0.30000000000000004 is 0.3.
+    """Remove rounding noise from a value or from all values of containers: 0.30000000000000004 becomes 0.3.
 
     Hydra's ``range(0.1,0.4,0.1)`` makes such numbers. Others keep all their digits.
     """

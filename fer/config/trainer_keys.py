@@ -13,7 +13,7 @@ _SET_BY_THE_PROGRAM = (
 )  # fmt: skip
 # Every epoch ends with one evaluation of all that the protocol evaluates.
 _EVALUATION = {"check_val_every_n_epoch": (1,), "val_check_interval": (None, 1, 1.0)}
-# Values that leave nothing out.
+# Values that use all of the data.
 _WHOLE: dict[str, tuple[Any, ...]] = {
     "fast_dev_run": (False, 0, None),
     "overfit_batches": (0, 0.0, None),
@@ -53,7 +53,7 @@ def check_trainer_keys(config: Mapping[str, Any]) -> None:
 
 
 def keys_of_a_trial(trainer: Mapping[str, Any]) -> list[str]:
-    """Name the keys with which a run sees a part of the data or ends early: it is a trial, and has no result."""
+    """Name the keys that make a run a trial without a result: it sees a part of the data or ends early."""
     return [key for key, whole in _WHOLE.items() if key in trainer and not _is_one_of(trainer[key], whole)]
 
 

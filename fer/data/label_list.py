@@ -17,7 +17,7 @@ _INTEGER = re.compile(r"[+-]?[0-9]{1,9}")  # int() refuses more than 4,300 digit
 
 
 class Entry(NamedTuple):
-    """One line of a label list."""
+    """Line of a label list."""
 
     line: int
     name: str
@@ -64,7 +64,7 @@ def read_label_list(
         if len(columns) == 1:
             faults.append(f"{where}: '{name}' is one column; write the file name, a blank and the label")
             if _INTEGER.fullmatch(name):
-                continue  # the name is what is missing
+                continue  # the name is missing, not the label
         else:
             label = _label(columns[1], len(class_names), first_label)
             if label < 0:

@@ -36,7 +36,7 @@ _SAME_EXPRESSION = {"happy": "happiness", "sad": "sadness", "angry": "anger"}
 
 
 def none(table: SampleTable, *, ratio: float = 0.0, seed: int = 0) -> IntArray:
-    """The labels as they are.
+    """Return the labels unchanged.
 
     Raises:
         ValueError: a ratio other than 0, which needs a kind of noise.
@@ -47,7 +47,7 @@ def none(table: SampleTable, *, ratio: float = 0.0, seed: int = 0) -> IntArray:
 
 
 def symmetric(table: SampleTable, *, ratio: float, seed: int) -> IntArray:
-    """Each label flips with probability ``ratio`` in [0, 1) to one of the other K-1 classes, all equally likely.
+    """Flip each label with probability ``ratio`` in [0, 1) to one of the other K-1 classes, all equally likely.
 
     The definition behind the published RAF-DB lists. A sample that is hit at two ratios gets the same wrong label.
     """
@@ -58,14 +58,14 @@ def symmetric(table: SampleTable, *, ratio: float, seed: int) -> IntArray:
 
 
 def pair(table: SampleTable, *, ratio: float, seed: int) -> IntArray:
-    """Each label flips with probability ``ratio`` in [0, 1) to the next class, the last one to the first."""
+    """Flip each label with probability ``ratio`` in [0, 1) to the next class, the last one to the first."""
     clean = table.labels[table.train]
     hit, _ = _uniform(seed, len(clean))
     return np.where(hit < _checked(ratio), (clean + 1) % table.num_classes, clean)
 
 
 def asymmetric(table: SampleTable, *, ratio: float, seed: int) -> IntArray:
-    """Each label flips with probability ``ratio`` in [0, 1) to the expression it is most easily taken for.
+    """Flip each label with probability ``ratio`` in [0, 1) to the expression that is most easily confused with it.
 
     The map is the one of LA-Net (Wu and Cui, ICCV 2023): ``ASYMMETRIC_MAP``, by class name in any order and case.
 
@@ -92,7 +92,7 @@ def class_dependent(
     classes: Sequence[str] | None = None,
     ratio: None = None,
 ) -> IntArray:
-    """Labels drawn from a transition matrix (K, K): ``matrix[i][j]`` is the probability that class i is labeled j.
+    """Draw labels from a transition matrix (K, K): ``matrix[i][j]`` is the probability that class i is labeled j.
 
     ``classes`` names the classes of the matrix in order, in any case, and guards against a data set with another
     order; None takes the matrix as it is.
@@ -266,7 +266,7 @@ def _find(path: Path, root: Path) -> Path:
         for place in places:
             if place.is_file():
                 return place
-    except (OSError, RuntimeError) as error:  # a name too long, a folder that may not be read, a user unknown
+    except (OSError, RuntimeError) as error:  # name too long, unreadable folder, or unknown user
         raise DatasetError(path, [f"{path.name}: {error}; set noise.path to the label list"]) from error
     looked = ", ".join(str(place) for place in places)
     raise DatasetError(path, [f"{path.name}: no such file; set noise.path to the label list (looked at {looked})"])

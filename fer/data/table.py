@@ -1,4 +1,4 @@
-"""The sample table, what every reader makes of a data set's own files, and the error that lists all their faults."""
+"""The sample table, which every reader builds from a data set's files, and the error that lists all their faults."""
 
 from __future__ import annotations
 

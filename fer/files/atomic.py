@@ -21,7 +21,7 @@ from typing import IO, Any
 _UNFINISHED = ".unfinished"
 # Older versions name no machine.
 _UNFINISHED_NAME = re.compile(r"\.(?P<name>.+)\.(?:(?P<machine>[0-9a-f]{8})-)?[0-9a-f]{8}\.unfinished", re.DOTALL)
-# A file name that is no UTF-8 holds halves of characters, which are written as \udcff.
+# A file name that is not UTF-8 holds lone surrogates such as \udcff.
 _TEXT: Any = {"encoding": "utf-8", "errors": "backslashreplace"}
 _SILENCE = 24 * 3600.0
 """Seconds without a write after which a file is left over, where no lock can tell."""
@@ -63,7 +63,7 @@ def _begin(path: Path) -> tuple[Path, IO[bytes]]:
             is_mine = True  # no locks here
         if is_mine:
             return unfinished, lock
-        # Another process took it for left over before it was locked.
+        # Another process removed the file as left over before it was locked.
         lock.close()
         unfinished.unlink(missing_ok=True)
 
@@ -162,8 +162,8 @@ def _remove_folder_unless_locked(folder: Path) -> None:
 def remove_unfinished(folder: Path, *names: str) -> None:
     """Remove what killed processes have left of the files called ``names``, by default of all files.
 
-    A file stays as long as the process that writes it lives. Of another machine's process no lock tells on every
-    network file system, so its files, and those with other names, stay for a day after the last write.
+    A file stays as long as the process that writes it lives. On some network file systems, locks do not show whether
+    another machine's process lives, so its files, and those with other names, stay for a day after the last write.
     """
     if not folder.is_dir():
         return
@@ -178,7 +178,7 @@ def remove_unfinished(folder: Path, *names: str) -> None:
 
 
 def _is_left_over(file: Path, *, at_once: bool) -> bool:
-    """Whether no process writes ``file`` any more; ``at_once`` relies on the lock alone where there are locks."""
+    """Tell whether no process writes ``file`` any more; with ``at_once`` a free lock is enough evidence."""
     try:
         if not stat.S_ISREG(file.lstat().st_mode):
             return False
@@ -216,7 +216,7 @@ def open_lock(path: Path) -> IO[bytes]:
 
 
 def is_still_at(file: IO[bytes], path: Path) -> bool:
-    """Whether ``path`` is the open ``file``, which may have been removed or replaced meanwhile."""
+    """Tell whether ``path`` is still the open ``file``, and was not removed or replaced."""
     try:
         there = path.lstat()
     except OSError:

@@ -31,7 +31,7 @@ class CsvWriter:
     def write(self, row: Iterable[Any]) -> None:
         """Write one row; its text cells are defused."""
         cells = [_defused(cell) for cell in row]
-        # By itself Python would leave a carriage return without quotes, and read it as the end of the row.
+        # Python's csv writes a carriage return without quotes, but reads it as the end of a row.
         has_return = any(isinstance(cell, str) and "\r" in cell for cell in cells)
         (self._quoting_all if has_return else self._csv).writerow(cells)
 

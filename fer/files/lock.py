@@ -1,4 +1,4 @@
-"""Locks between processes; the system takes a lock off a process that ends, however it ends.
+"""Locks between processes; the system releases a lock when its process ends for any reason.
 
 The filelock package raises an error where a file system has no locks; training needs to go on there.
 """

@@ -23,7 +23,7 @@ MAX_JSON_BYTES = 64 * 1024 * 1024
 _MAX_SCALAR = 10_000
 _MAX_WHOLE = 2**63
 
-# libyaml's loader where PyYAML was built with it: eight times as fast, with the same safe constructor.
+# libyaml's loader, if PyYAML was built with it: eight times as fast, with the same safe constructor.
 _SafeLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
@@ -47,7 +47,7 @@ def read_yaml(path: Path) -> Any:
         line = getattr(error.problem_mark or error.context_mark, "line", None)
         where = "" if line is None else f"line {line + 1}: "
         raise PlainDataError(f"{where}{error.problem or error.context or 'not YAML'}") from error
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: of dates and numbers that Python refuses
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: dates and numbers that Python refuses
         raise PlainDataError(" ".join(str(error).partition(";")[0].split())) from error
     _check_plain(value)
     return value

@@ -16,7 +16,7 @@ def open_regular(path: Path) -> BufferedReader:
     Raises:
         OSError: it is missing, cannot be read, or is a folder, a device or a pipe.
     """
-    _check(path.stat().st_mode, path)  # to open a device may already do something
+    _check(path.stat().st_mode, path)  # opening a device may have an effect
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
         _check(os.fstat(descriptor).st_mode, path)

@@ -20,14 +20,14 @@ _KNOWN_HARMLESS = (
     # Batches are fetched from one mapped file; more workers would not be faster.
     ".*does not have many workers.*",
     ".*number of training batches.*smaller than the logging interval.*",
-    # SLURM is used by choosing its launcher, and its jobs start their own ranks.
+    # SLURM is used through its launcher only, and its jobs start their own ranks.
     ".*`srun` command is available.*",
     # Raised inside Lightning, about torch.
     ".*isinstance\\(treespec, LeafSpec\\).*",
     ".*Checkpoint directory .* exists and is not empty.*",
     # The metrics that are logged are the same on every rank.
     ".*sync_dist=True.*",
-    # Its successor does not do the same yet, and is not in all versions.
+    # The replacement does not do the same yet and is missing in some versions.
     ".*`broadcast_buffers` is deprecated.*",
 )
 # Lightning sets the level of its top-level loggers when it is imported, but not of these.

@@ -38,7 +38,7 @@ def draw_faces(
     pen = ImageDraw.Draw(image)
     for number, found in enumerate(faces, start=1):
         left, top, width, height = found.face.box
-        edge = min(width, *image.size)  # of a picture a few pixels high the width alone would ask for huge letters
+        edge = min(width, *image.size)  # by its width alone, a picture a few pixels high would get huge letters
         line = max(1, round(min(image.size) / 250), round(edge / 100))
         pen.rectangle((left, top, left + width, top + height), outline=_FRAME, width=line)
         text = f"{number}: {found.caption}" if len(faces) > 1 else found.caption
@@ -49,7 +49,7 @@ def draw_faces(
 def _label(
     pen: ImageDraw.ImageDraw, text: str, corner: tuple[float, float], height: float, limits: tuple[int, int]
 ) -> None:
-    """Above the frame, or inside it where there is no room."""
+    """Write the caption above the frame, or inside it if there is no room."""
     font = ImageFont.load_default(size=height)
     left, top, right, bottom = pen.textbbox((0, 0), text, font=font)
     width, height = right - left + 4, bottom - top + 4
@@ -64,7 +64,7 @@ def _lay_over(image: Image.Image, cam: NDArray[np.float32], transform: NDArray[n
     left, top, right, bottom = _region(transform, size, image.size)
     if left >= right or top >= bottom:
         return
-    # PIL asks of every pixel of the region where it lies in the cut-out.
+    # PIL's transform maps each pixel of the region to a position in the cut-out.
     linear = transform[:, :2]
     shift = transform[:, 2] + linear @ (left, top)
     coefficients = np.column_stack([linear, shift]).reshape(-1).tolist()
@@ -75,7 +75,7 @@ def _lay_over(image: Image.Image, cam: NDArray[np.float32], transform: NDArray[n
 
 
 def _region(transform: NDArray[np.float64], size: int, limits: tuple[int, int]) -> tuple[int, int, int, int]:
-    """Left, top, right, bottom of the cut-out in the photograph."""
+    """Compute the left, top, right and bottom of the cut-out in the photograph."""
     linear, shift = transform[:, :2], transform[:, 2]
     corners = np.linalg.solve(linear, (np.array([[0, 0], [0, size], [size, 0], [size, size]]) - shift).T).T
     low, high = np.floor(corners.min(0)), np.ceil(corners.max(0))

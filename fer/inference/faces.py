@@ -113,7 +113,7 @@ def measured_template(images: NDArray[np.uint8], detector: FaceDetector) -> NDAr
     found = []
     for image in images:
         size, margin = image.shape[-1], image.shape[-1] // 2
-        # Faces that fill the picture are found more surely with something around them.
+        # The detector finds faces that fill the picture more surely with a margin around them.
         padded = np.pad(image.transpose(1, 2, 0), ((margin, margin), (margin, margin), (0, 0)), mode="edge")
         faces = detector(padded)
         if faces:
@@ -162,7 +162,7 @@ def cut_out(photograph: Photograph, transform: NDArray[np.float64], size: int) -
     cv2 = _opencv()
     scale = float(np.hypot(transform[0, 0], transform[1, 0]))
     if scale < 0.5:
-        # A large face: averaged first, because the transform looks at four pixels for one.
+        # Average a large face first, because the transform reads only four pixels for each new one.
         height, width = photograph.shape[:2]
         reduced = max(1, round(2 * scale * width)), max(1, round(2 * scale * height))
         photograph = cv2.resize(photograph, reduced, interpolation=cv2.INTER_AREA)

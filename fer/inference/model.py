@@ -76,7 +76,7 @@ class RunModel(Model):
         self.image_size: int = self._settings.data.store_size
 
     def face_template(self, detector: FaceDetector) -> Template:
-        """Measured on the training images the first time, and kept in the run folder."""
+        """Positions of landmarks, measured on the training images the first time and kept in the run folder."""
         file = self.folder.path / _TEMPLATE_FILE
         if file.is_file():
             return _read_template(file)

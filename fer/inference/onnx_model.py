@@ -32,7 +32,7 @@ from fer.models.network import FaceNetwork
 from fer.views.augmentation import Augmentation
 
 TOLERANCE = 1e-4
-"""Greatest difference of logits and maps that passes as the same, absolute, and relative where they exceed 1."""
+"""Largest accepted difference of logits and maps: absolute for values up to 1, relative above."""
 MAX_BYTES = 2**30
 _CHECKED_BATCHES = (1, 3, 8)
 
@@ -134,7 +134,9 @@ def _write(model: RunModel, path: Path, more: Mapping[str, Any]) -> None:
 
 
 def _largest_difference(model: RunModel, exported: OnnxModel) -> float:
-    """Between torch's and onnxruntime's outputs on random images, as far as they exceed 1 relative to torch's."""
+    """Compute the largest difference between torch's and onnxruntime's outputs on random images.
+
+    The difference is relative for outputs above 1 and absolute for all others."""
     generator = np.random.default_rng(0)
     outputs, largest = _Outputs(model.method).eval(), 0.0
     for count in _CHECKED_BATCHES:

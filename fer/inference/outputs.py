@@ -71,7 +71,7 @@ class Writer(ABC):
 
     @abstractmethod
     def end(self) -> None:
-        """After the last photograph."""
+        """Finish the file after the last photograph."""
 
 
 class CsvFaces(Writer):
@@ -92,7 +92,7 @@ class CsvFaces(Writer):
             ])  # fmt: skip
 
     def end(self) -> None:
-        """Nothing is left to write."""
+        """Do nothing: a CSV file needs no end."""
 
 
 class JsonFaces(Writer):

@@ -78,7 +78,7 @@ class PredictionJob:
     """Options for reading the run's configuration."""
 
     def run(self) -> Outcome:
-        """Do it."""
+        """Predict all photographs, write the outputs and return the outcome."""
         make_writer = writer_for(self.output)
         paths = find_images(self.images)
         inputs = Inputs([*paths, *([self.model] if self.model else [])])

@@ -1,4 +1,4 @@
-"""Which photographs are meant, and the faces in them."""
+"""Search for photographs, and for the faces in them."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ SUFFIXES = frozenset(suffix for suffix, name in Image.registered_extensions().it
 
 @dataclass
 class Scene:
-    """One photograph and what was found in it."""
+    """A photograph and the faces found in it."""
 
     path: Path
     photograph: Photograph | None = None
     """``None`` where it could not be read, or is not needed any more."""
     fault: str = ""
-    """Why it could not."""
+    """Reason why the photograph could not be read; empty if it could."""
     faces: list[Face] = field(default_factory=list)
     cut_outs: list[NDArray[np.uint8]] = field(default_factory=list)
     """Pixels of each face, (3, size, size)."""
@@ -103,7 +103,7 @@ class SceneReader:
 def read_ahead(
     read: Callable[[Path], Scene], paths: Iterable[Path], threads: int, waiting: int = 16
 ) -> Iterator[Scene]:
-    """``map(read, paths)`` by several threads, of which at most ``waiting`` results wait to be taken."""
+    """Run ``map(read, paths)`` on several threads, with at most ``waiting`` finished results in memory."""
     with ThreadPoolExecutor(threads) as pool:
         pending: deque[Future[Scene]] = deque()
         for path in paths:
@@ -115,7 +115,7 @@ def read_ahead(
 
 
 def in_batches(scenes: Iterable[Scene], faces: int) -> Iterator[list[Scene]]:
-    """Scenes together, as soon as they hold so many faces or are so many themselves."""
+    """Group scenes into batches; a batch ends when it holds ``faces`` faces or ``faces`` scenes."""
     batch: list[Scene] = []
     for scene in scenes:
         batch.append(scene)

@@ -42,11 +42,11 @@ _OF_THE_LOGGER = {"_target_", "default_hp_metric"}
 
 @dataclass(frozen=True)
 class Request:
-    """What a command line asks for."""
+    """Continuation that a command line asks for."""
 
     folder: RunFolder
     values: Mapping[str, Any] = field(default_factory=dict)
-    """By dotted key, ``continue`` and ``trust`` left out."""
+    """Given values by dotted key, without ``continue`` and ``trust``."""
     trust: Sequence[str] = ()
 
     @property
@@ -231,7 +231,7 @@ def settings_by_epochs(source: RunFolder, config: Mapping[str, Any], epochs: int
 
 
 def _check_what_a_stranger_may_not(source: RunFolder, config: Mapping[str, Any], request: Request) -> None:
-    """Refuse settings of a kept configuration that would write elsewhere or take a machine over.
+    """Refuse settings of a kept configuration that could write to other places or run foreign code.
 
     Raises:
         ConfigError: naming the key.
@@ -278,7 +278,7 @@ def _renamed(name: str, epochs: int) -> str:
 
 
 class _Absent:
-    """Stands for a key that is not there."""
+    """Placeholder for a missing key."""
 
 
 def _value(config: Any, key: str, default: Any = None) -> Any:

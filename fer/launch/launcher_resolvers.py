@@ -1,4 +1,4 @@
-"""What a launcher reserves for each job of a sweep, for the interpolations in ``conf/hydra/launcher``."""
+"""Resources that a launcher reserves for each job of a sweep, for the interpolations in ``conf/hydra/launcher``."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _RESOLVERS: dict[str, Callable[[Any], Any]] = {
 
 
 def register() -> None:
-    """Make the interpolations known."""
+    """Register the interpolations with OmegaConf."""
 
     def add(name: str, function: Callable[[Any], Any]) -> None:
         OmegaConf.register_new_resolver(name, lambda *, _root_: function(_root_), replace=True)

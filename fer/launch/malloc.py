@@ -1,4 +1,4 @@
-"""How this process gets memory for tensors on the CPU."""
+"""Settings of the C allocator for CPU tensors."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _MEGABYTE = 2**20
 
 
 def keep_freed_memory() -> None:
-    """Use the memory that tensors have freed for the next ones.
+    """Keep memory that tensors have freed in the process, for the next tensors.
 
     glibc gives freed activations back to the system, which clears every page again when the next step asks for it. Does
     nothing with another C library.
@@ -20,7 +20,7 @@ def keep_freed_memory() -> None:
 
 
 def give_back_freed_memory() -> None:
-    """Undo ``keep_freed_memory``: the thresholds to which glibc goes by itself where blocks are large."""
+    """Undo ``keep_freed_memory``: set the thresholds that glibc chooses by itself for large blocks."""
     _mallopt({_M_MMAP_MAX: 2**16, _M_MMAP_THRESHOLD: 32 * _MEGABYTE, _M_TRIM_THRESHOLD: 64 * _MEGABYTE})
     if platform.libc_ver()[0] == "glibc":
         ctypes.CDLL(None).malloc_trim(0)

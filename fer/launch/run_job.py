@@ -1,4 +1,4 @@
-"""Decides what becomes of a composed job and where it runs.
+"""The life of a composed job: it is refused, skipped, resumed or trained, in this process or in workers.
 
 It is refused, skipped, resumed or trained. A single run on one device trains in this process; a job of a sweep, or one
 on several devices, in fresh worker processes of torch's elastic agent, which get it already composed; and where
@@ -61,7 +61,7 @@ def _with_absolute_root(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def scaled_settings(cfg: DictConfig) -> list[str]:
-    """Say what has become of epochs that papers state (``${epochs:...}``), a line for each key."""
+    """Describe how a paper's epochs (``${epochs:...}``) were scaled, a line for each key."""
     raw: Any = OmegaConf.to_container(cfg, resolve=False)
     lines = []
     for section, node in raw.items():

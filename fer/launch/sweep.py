@@ -52,7 +52,7 @@ class Job:
 
     @property
     def outcome(self) -> str:
-        """Say what became of it by now: ``done``, ``skipped``, ``resumed``, ``trial``, ``failed``, ``not finished``."""
+        """Return the job's state: ``done``, ``skipped``, ``resumed``, ``trial``, ``failed`` or ``not finished``."""
         now = self.folder.state
         if now == "done":
             return "skipped" if self.state == "done" else "resumed" if self.resumes else "done"
@@ -76,7 +76,7 @@ class SweepWatch(Callback):
             _sweeps.append(Sweep(config))
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **_: Any) -> None:
-        """Let go of the configurations that Hydra would keep of every job to the end of a sweep."""
+        """Drop each finished job's configuration, which Hydra would keep until the end of the sweep."""
         job_return.cfg = job_return.hydra_cfg = None
 
 
@@ -142,12 +142,14 @@ _sweeps: list[Sweep] = []
 
 @contextmanager
 def summarize() -> Iterator[None]:
-    """Print a sweep's summary when it ends, however it ends, and how what was interrupted goes on.
+    """Print a sweep's summary when it ends, also after an error, and how to continue an interrupted one.
 
     Raises:
         SystemExit: status 1 where a job is not done, 130 after Ctrl-C, 143 after SIGTERM.
     """
-    if not workers.ranks_exist():  # Ranks wait for each other where no handler of Python runs; they end at once.
+    if (
+        not workers.ranks_exist()
+    ):  # Ranks may wait in C++ code, where no Python handler runs.
         signal.signal(signal.SIGTERM, _end)
     status: object = 0
     try:
@@ -192,11 +194,11 @@ def _end(*_: object) -> None:
 
 @contextmanager
 def _nothing_ignored() -> Iterator[None]:
-    """Hydra would only warn of an exception of its callbacks and start the jobs, unchecked and without a summary.
+    """End the program on any exception; Hydra would only log a warning and start unchecked jobs without a summary.
 
     Raises:
         ConfigError: Hydra cannot compose a job.
-        SystemExit: status 1 and the traceback for what is nobody's mistake.
+        SystemExit: status 1, with a traceback, for an internal error.
     """
     try:
         yield
@@ -229,7 +231,7 @@ def _planned(config: DictConfig) -> Iterator[Job]:
 
 
 def _without_hydra(job: DictConfig) -> DictConfig:
-    """What a job gets to see of its configuration."""
+    """Copy a job's configuration without Hydra's own part, as the job gets it."""
     return OmegaConf.masked_copy(job, [str(key) for key in job if key != "hydra"])
 
 

@@ -26,9 +26,10 @@ from fer.runs.run_folder import RunFolder
 Result = dict[str, Any]
 
 _OF_THE_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
-_MOURNING = 1.0
-"""Seconds for which a rank with an error stays, so that the agent, which looks ten times a second, first sees the one
-that was killed and has caused it."""
+_EXIT_DELAY = 1.0
+"""Seconds that a failing rank waits before it ends.
+
+The agent looks ten times a second, so it first sees the rank that died first, which has caused the other errors."""
 
 
 def train_rank(settings: Settings, path: str | Path) -> Result | UserError | None:
@@ -79,7 +80,7 @@ def train_in_workers(settings: Settings, folder: RunFolder) -> Result:
             nproc_per_node=ranks,
             run_id=uuid.uuid4().hex,
             rdzv_backend="c10d",
-            # Not the usual port, on which the agent would unpickle what any other machine sends.
+            # Any free port, since on the usual one the agent would unpickle data from any other machine.
             rdzv_endpoint=str(Path(meeting_place, "store")),
             rdzv_configs={"store_type": "file"},
             local_addr="localhost",
@@ -91,7 +92,7 @@ def train_in_workers(settings: Settings, folder: RunFolder) -> Result:
             outcome = elastic_launch(agent, _work)(settings, str(folder.path))[0]
         except ChildFailedError as error:
             rank, failure = error.get_first_failure()
-            if failure.exitcode < 0:  # others may have written that they lost it
+            if failure.exitcode < 0:  # other ranks may have written that they lost this one
                 folder.add_error(f"rank {rank} ended with {failure.signal_name()}", "", is_cause=True)
             elif not folder.error_file.is_file():
                 folder.add_error(f"rank {rank} ended with exit status {failure.exitcode}", "")
@@ -108,20 +109,20 @@ def train_in_workers(settings: Settings, folder: RunFolder) -> Result:
 
 
 def _work(settings: Settings, path: str) -> Result | UserError | None:
-    """What a worker process does."""
+    """Train one rank in a worker process."""
     log_to_terminal()
     if not is_first_rank():
-        logging.disable(logging.WARNING)  # one voice; errors are for all
+        logging.disable(logging.WARNING)  # rank 0 alone logs; errors still appear
     Thread(target=_end_with_parent, daemon=True).start()
     try:
         return train_rank(settings, path)
     except Exception:
-        time.sleep(_MOURNING)
+        time.sleep(_EXIT_DELAY)
         raise
 
 
 def _end_with_parent() -> None:
-    """No worker outlives its agent, not even one that was killed."""
+    """End this worker when its agent ends, even if the agent was killed."""
     parent = parent_process()
     assert parent is not None
     connection.wait([parent.sentinel])
@@ -129,7 +130,7 @@ def _end_with_parent() -> None:
 
 
 def ranks_exist() -> bool:
-    """Whether torchrun, or SLURM with several tasks, has started a process for every rank."""
+    """Tell whether torchrun, or SLURM with several tasks, has started a process for every rank."""
     return "TORCHELASTIC_RUN_ID" in os.environ or _ranks_are_slurm_tasks()
 
 
@@ -138,22 +139,22 @@ def _ranks_are_slurm_tasks() -> bool:
 
 
 def is_first_rank() -> bool:
-    """Whether this process is the only one that trains, or the first."""
+    """Tell whether this process is the only rank or rank 0."""
     return os.environ.get("SLURM_PROCID" if _ranks_are_slurm_tasks() else "RANK", "0") == "0"
 
 
 def in_one_line(error: Exception) -> str:
-    """As the first line of ``error.txt`` has it."""
+    """Format an error in one line, as the first line of ``error.txt``."""
     return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
 @contextmanager
 def _worker_environment(ranks: int) -> Iterator[None]:
-    """What worker processes find in their environment, unless the user has set it."""
+    """Set environment variables for the worker processes, unless the user has set them."""
     cores = int(os.environ.get("SLURM_CPUS_PER_TASK", "0")) or os.cpu_count() or 1
     wanted = {
         "OMP_NUM_THREADS": str(max(1, cores // ranks)),
-        # Ranks that start again would meet in a store that holds the keys of those that crashed, and wait for ever.
+        # With a shared store, restarted ranks would find the keys of the crashed ones and wait forever.
         "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
     }
     added = {key: value for key, value in wanted.items() if key not in os.environ}
@@ -168,14 +169,14 @@ def _worker_environment(ranks: int) -> Iterator[None]:
 def _signals_to_handle() -> str:
     """Signals at which the agent ends its workers.
 
-    To submitit SIGTERM announces that SLURM takes the node away; the signal that follows makes it queue the job again.
+    Under submitit, SIGTERM announces that SLURM takes the node away; the next signal makes it queue the job again.
     """
     return ",".join(["SIGINT", "SIGHUP", "SIGQUIT", *([] if "SUBMITIT_EXECUTOR" in os.environ else ["SIGTERM"])])
 
 
 @contextmanager
 def _signals_restored() -> Iterator[None]:
-    """The agent leaves its handlers behind."""
+    """Restore the signal handlers that torch's elastic agent replaces."""
     kept = {
         number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
     }

@@ -1,1 +1,1 @@
-"""One file per paper."""
+"""Methods, one file for each paper."""

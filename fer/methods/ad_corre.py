@@ -162,7 +162,7 @@ class AdCorre(Method):
         return embeddings.transpose(0, 1), logits
 
     def _recall(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """(K,) over the window, this batch included; 0 for a class without labels in it."""
+        """Compute the recall (K,) over the window, this batch included; 0 for a class without labels in it."""
         pairs = labels * self.num_classes + logits.argmax(1)
         counts = torch.zeros(self.num_classes**2, dtype=self.recent.dtype, device=self.recent.device)
         counts.index_add_(0, pairs, torch.ones_like(pairs, dtype=counts.dtype))

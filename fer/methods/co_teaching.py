@@ -27,7 +27,7 @@ def smallest_losses(losses: Tensor, labels: Tensor, drop_rate: float, *, per_cla
         drop_rate: share to leave out, 0..1.
         per_class: n counts the samples of each label by itself, so that rare classes are not starved.
     """
-    # Ranks within the group, without a loop over groups that a device would have to be asked about.
+    # Ranks within the group; a loop over groups would make the host wait for the device.
     same = labels[:, None] == labels if per_class else torch.ones_like(labels[:, None] == labels)
     position = torch.arange(len(losses), device=losses.device)
     before = (losses < losses[:, None]) | ((losses == losses[:, None]) & (position < position[:, None]))

@@ -41,7 +41,7 @@ def small_loss_probability(losses: Tensor, iterations: int = 10, least_variance:
         mean = (weight * x[:, None]).sum(0) / total
         variance = (weight * (x[:, None] - mean).square()).sum(0) / total + least_variance
         share = total / len(x)
-    # By selection and not by indexing with a tensor, for which a device would have to be waited.
+    # Selection, since indexing with a tensor makes the host wait for the device.
     both = posterior()
     return torch.where(mean[0] <= mean[1], both[:, 0], both[:, 1])
 

@@ -181,7 +181,7 @@ class DMUE(Method):
 
     def on_before_optimizer_step(self, optimizer: Any) -> None:
         if self._skips:
-            # Optimizers pass over parameters without a gradient, weight decay and momentum included.
+            # Optimizers skip parameters without a gradient, also their weight decay and momentum.
             optimizer.zero_grad(set_to_none=True)
 
     def on_train_epoch_end(self) -> None:
@@ -225,7 +225,7 @@ class DMUE(Method):
             for own, classifier, members in zip(of_branches, self.branch_classifiers, groups, strict=True):
                 with groups_apart(self.neck, members, tracked=1):
                     logits.append(classifier(self.neck(self.dropout(own))))
-            # As one group: torch's own BatchNorm does not bear that statistics are updated before its backward pass.
+            # One group, since torch's BatchNorm fails if its statistics are updated before its backward pass.
             with groups_apart(self.neck, torch.ones_like(is_class[:, :1]), tracked=1):
                 features = self.neck(self.dropout(pooled))
             with torch.no_grad():

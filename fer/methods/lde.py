@@ -97,13 +97,13 @@ class LDE(Method):
             kept = self.targets[batch.index]
             target = self.momentum * kept + (1 - self.momentum) * self._average_of_neighbours(features, logits, kept)
         self.targets[batch.index] = target.detach().to(self.targets.dtype)
-        # Written out, because a target of 0 has no logarithm but no weight either.
+        # Written out, because a target of 0 has no logarithm, but also no weight.
         entropy = torch.special.entr(target).sum(1)
         loss_kl = (-(target * logits.log_softmax(1)).sum(1) - entropy).mean()
         return Loss(loss_cls + self.weight * loss_kl, logits, {"loss_cls": loss_cls, "loss_kl": loss_kl})
 
     def _average_of_neighbours(self, features: Tensor, logits: Tensor, alone: Tensor) -> Tensor:
-        """(B, K), probabilities; what a sample without any neighbour has is ``alone``."""
+        """Average the probabilities of the neighbors, (B, K); a sample without neighbors gets ``alone``."""
         count = min(self.neighbours, len(features) - 1)
         if count < 1:
             return alone

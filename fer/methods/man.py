@@ -158,7 +158,7 @@ class MAN(TwoNetworks):
         """Logits (2, B, K) of the weak and of the strong views."""
         if not self.separate_groups:
             return self.logits_of_both(weak), self.logits_of_both(strong)
-        # In the order of the released code's passes; strong views of other groups come last, and count for nothing.
+        # Order of the released code's passes; strong views of other groups come last and are not used.
         of_weak = torch.where(group == CLEAN, 0, torch.where(group == NOISY, 1, 3))
         place = torch.cat([of_weak, torch.where(group == NOISY, 2, 4)])
         members = (place[:, None] == torch.arange(5, device=place.device)).to(torch.get_default_dtype())

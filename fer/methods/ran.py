@@ -125,7 +125,7 @@ class RAN(Method):
         edge = _edge(self.crop_size, size)
         far = size - edge
         if self.crops == "random" and self.training:
-            # Drawn on the CPU, so that no device is waited for; alike for the samples of a batch.
+            # Drawn on the CPU, so that the host need not wait for the device; equal for all samples of a batch.
             return [(top, left, edge) for top, left in torch.randint(far + 1, (self.num_crops, 2)).tolist()]
         return [(int(row * far), int(column * far), edge) for row, column in FIXED_CROPS[: self.num_crops]]
 

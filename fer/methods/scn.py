@@ -132,7 +132,7 @@ class SCN(OneViewMethod):
         return importance[:, None] * logits, importance
 
     def _importance(self, features: Tensor) -> Tensor:
-        """(B,), in the precision of its weight as the logits are."""
+        """Compute the importance (B,), in the precision of the layer's weight, as the logits are."""
         with torch.autocast(features.device.type, enabled=False):
             importance: Tensor = self.importance(features.to(self.importance.weight.dtype).mean((2, 3)))
         return importance.sigmoid()[:, 0]

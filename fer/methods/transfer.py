@@ -73,7 +73,7 @@ class Block(nn.Module):
         count, length, dimensions = tokens.shape
         mixed = self.query_key_value(self.norm(tokens)).view(count, length, 3, self.heads, -1)
         if self.training and self.head_drop_kind == "token":
-            # The released code takes the axis of tokens for that of heads, and so drops one of the first tokens.
+            # The released code confuses the axes of tokens and heads, so it drops one of the first tokens.
             first = min(self.heads, length)
             mixed = torch.cat([drop_one(mixed[:, :first], self.head_drop), mixed[:, first:]], 1)
         query, key, value = mixed.permute(2, 0, 3, 1, 4)  # (B, heads, T, D / heads) each

@@ -62,7 +62,7 @@ class Backbone(nn.Module, ABC):
 
     @abstractmethod
     def trunk(self, x: Tensor) -> Tensor:
-        """Everything before the last stage: (B, 3, H, W) -> (B, C', h', w')."""
+        """Layers before the last stage: (B, 3, H, W) -> (B, C', h', w')."""
 
 
 AnyBackbone = TypeVar("AnyBackbone", bound=Backbone)

@@ -60,7 +60,7 @@ class SyncedBatchNorm2d(nn.BatchNorm2d):
             return super().forward(input)
         assert self.running_mean is not None and self.running_var is not None
         assert self.num_batches_tracked is not None and self.momentum is not None
-        x = input.to(self.running_mean.dtype)  # bfloat16 has too few digits to sum in
+        x = input.to(self.running_mean.dtype)  # bfloat16 is too coarse for sums
         sums = torch.cat([x.sum((0, 2, 3)), x.new_full((1,), x.numel() / x.shape[1])])
         sums, count = sum_over_ranks(sums).tensor_split([-1])
         mean = sums / count
@@ -78,17 +78,17 @@ class SyncedBatchNorm2d(nn.BatchNorm2d):
 
 
 class SyncedPerViewBatchNorm2d(PerViewBatchNorm2d, SyncedBatchNorm2d):
-    """Both: each view by its own statistics over all ranks."""
+    """BatchNorm that normalizes each view by its own statistics over all ranks."""
 
 
 class GpuSyncedBatchNorm2d(nn.SyncBatchNorm):
-    """torch's own, over all ranks."""
+    """BatchNorm of torch (``SyncBatchNorm``) over all ranks."""
 
     process_group = None
 
 
 class GpuSyncedPerViewBatchNorm2d(PerViewBatchNorm2d, GpuSyncedBatchNorm2d):
-    """Each view by its own statistics over all ranks."""
+    """BatchNorm that normalizes each view by its own statistics over all ranks, on GPUs."""
 
 
 class GroupedBatchNorm2d(nn.BatchNorm2d):
@@ -101,7 +101,7 @@ class GroupedBatchNorm2d(nn.BatchNorm2d):
     members: Tensor | None = None
     """Float (B, G), 1 where a sample belongs to a group."""
     tracked: int = 0
-    """Only the first so many groups update the running statistics, in order; empty ones do not."""
+    """Number of groups, from the first on, that update the running statistics, in order; empty groups do not."""
 
     def forward(self, input: Tensor) -> Tensor:
         """Input (B, C, H, W)."""
@@ -110,7 +110,7 @@ class GroupedBatchNorm2d(nn.BatchNorm2d):
         assert self.running_mean is not None and self.running_var is not None
         assert self.num_batches_tracked is not None and self.momentum is not None
         x = input.to(self.running_mean.dtype)
-        # Products and sums, not matrix products, which autocast or TF32 would shorten.
+        # Products and sums; autocast or TF32 would round matrix products.
         members = self.members.to(x.dtype)[:, :, None]  # (B, G, 1)
         ones = x.new_full((len(x), 1), x.shape[2] * x.shape[3])
         sums = (members * torch.cat([x.sum((2, 3)), ones], 1)[:, None]).sum(0)  # (G, C + 1)
@@ -137,7 +137,7 @@ class GroupedBatchNorm2d(nn.BatchNorm2d):
 
 
 class SyncedGroupedBatchNorm2d(GroupedBatchNorm2d):
-    """Each group by its own statistics over all ranks; outside ``groups_apart``, all samples are one group."""
+    """BatchNorm of each group over all ranks; outside ``groups_apart``, all samples are one group."""
 
     def forward(self, input: Tensor) -> Tensor:
         if not self.training or self.members is not None:

@@ -58,7 +58,7 @@ class FaceNetwork(nn.Module):
             ConfigError: the backbone makes no such map.
         """
         was_training = self.training
-        features = self.eval().backbone.forward(torch.zeros(1, 3, size, size))  # not what may have been compiled
+        features = self.eval().backbone.forward(torch.zeros(1, 3, size, size))  # the plain module, not the compiled one
         self.train(was_training)
         if features.dim() != 4 or features.shape[1] != self.num_features:
             raise ConfigError(

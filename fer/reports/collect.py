@@ -1,4 +1,4 @@
-"""Run folders, read: settings, result and records of every run; what cannot be read becomes a fault, not an end."""
+"""Settings, results and records of all runs, read from their folders; unreadable parts become faults in the report."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from fer.runs.run_folder import RunFolder, State
 Settings = Mapping[str, Hashable]
 
 _NEEDED = {"protocol", "seed", "method", "backbone", "data", "noise"}
-# Names of presets: what they set stands in the other keys.
+# Names of presets; the other keys hold the values that presets set.
 _PRESETS = ("experiment", "sweep")
 
 
 @dataclass(frozen=True)
 class Run:
-    """One run folder.
+    """Run, as its folder describes it.
 
     ``settings`` maps dotted keys of its configuration to their values and group names to the chosen options; ``named``
     are those keys that make it another run, without ``seed``. ``metrics`` are in percent and empty unless the run is
@@ -56,7 +56,7 @@ class Run:
 
     @property
     def identity(self) -> frozenset[tuple[str, Hashable]]:
-        """What two runs share if one repeats the other."""
+        """Identity of a run: equal for two runs if one repeats the other."""
         keys = self.named | {"seed"}
         return frozenset((key, self.settings[key]) for key in keys if self.settings[key] is not None)
 
@@ -70,7 +70,7 @@ class Collection:
 
 
 def collect(folders: Iterable[Path], conditions: Iterable[str] = ()) -> Collection:
-    """Every run below ``folders`` that fulfils all ``conditions``, each ``key=value`` or ``key=value,value``.
+    """Read every run below ``folders`` that fulfills all ``conditions``, each ``key=value`` or ``key=value,value``.
 
     Of runs that repeat each other one stays, a finished one where there is one.
 
@@ -115,7 +115,7 @@ def check_keys(keys: Iterable[str], runs: Sequence[Run]) -> None:
 
 
 def epochs_by_protocol(runs: Sequence[Run]) -> Iterator[tuple[str, str]]:
-    """Say for each protocol of the runs which epochs their results are of."""
+    """Describe, for each protocol of the runs, the epochs that their results come from."""
     for name in sorted({str(run.settings["protocol"]) for run in runs}):
         yield name, epochs_of_results(name, [run.epochs for run in runs if run.settings["protocol"] == name])
 
@@ -195,7 +195,7 @@ def _is_below(key: str, stems: Iterable[str]) -> bool:
 
 
 def _metrics(folder: RunFolder, result: Mapping[str, Any], faults: list[str]) -> dict[str, float]:
-    """The metrics of a finished run, and a line of faults if it is one of fewer images than others."""
+    """Read the metrics of a finished run, and a fault if it used fewer images than other runs."""
     try:
         shares = {**result["metrics"], **result["after_training"]}
         if "best_test_epoch_optimistic" in result:
@@ -209,7 +209,7 @@ def _metrics(folder: RunFolder, result: Mapping[str, Any], faults: list[str]) ->
 
 
 def _records(folder: RunFolder, result: Mapping[str, Any], faults: list[str]) -> list[dict[str, Any]]:
-    """The records of a finished run if there is one for every epoch, else none and a fault."""
+    """Read the records of a finished run; none, and a fault, if an epoch has no record."""
     try:
         records = [{key: value for key, value in record.items() if _is_number(value)} for record in folder.records()]
     except (OSError, PlainDataError) as error:

@@ -1,4 +1,4 @@
-"""A report as grids of text and notes, whatever it is printed as."""
+"""Report as grids of text and notes, independent of the output format."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ABSENT = "–"
 FIRST_NOTE = "Mean ± standard deviation (n - 1) over n seeds, in percent."
 _LESS_IS_BETTER = {"test/ece", "memorized"}
 _TESTS = {"t": "paired t-test", "wilcoxon": "Wilcoxon signed-rank test"}
-# Results on other data or by another protocol are not in competition.
+# Results on different data or by different protocols are not compared.
 _APART = ("data", "protocol")
 
 
@@ -43,7 +43,7 @@ class Grid:
 
 @dataclass(frozen=True)
 class Document:
-    """What a report shows, in this order."""
+    """Content of a report, in the order of the fields."""
 
     grids: list[Grid]
     notes: list[str]
@@ -113,7 +113,7 @@ def comparison_grid(table: Table, comparisons: Sequence[Comparison], against: st
 def notes(
     table: Table, metrics: Sequence[str], published: Sequence[Series], faults: Iterable[str], *, compared: bool
 ) -> list[str]:
-    """What is needed to read the grids, then failed runs and faults."""
+    """Write the notes: explanations of the grids, then failed runs and faults."""
     fixed = table.runs[0].settings
     shown = {*table.row_keys, *table.column_keys}
     common = [key for key in ("data", "backbone", "noise", "noise.ratio") if key not in shown and key in fixed]

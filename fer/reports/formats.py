@@ -28,7 +28,7 @@ th { border-bottom: 2px solid #444 } img { max-width: 100%; height: auto }
 
 
 def terminal(document: Document) -> str:
-    """As wide as the terminal, with its colors where it has any."""
+    """Render a document for the terminal, in its width and colors."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -70,12 +70,12 @@ def _markdown(text: str) -> str:
 
 
 def _markdown_line(text: str) -> str:
-    """As ``_markdown``, for the beginning of a line, where ``#``, ``1.`` or ``[x]`` would mean something."""
+    """Escape Markdown at the beginning of a line, where ``#``, ``1.`` or ``[x]`` have a meaning too."""
     return re.sub(r"^(\d*)([#+=.)-]|\[(?=[ xX]\]))", r"\1\\\2", _markdown(text))
 
 
 def latex(document: Document) -> str:
-    """A ``tabular`` for each grid, with booktabs; the notes as comments."""
+    """Render each grid as a ``tabular`` with booktabs, and the notes as comments."""
     comments = [f"% {' '.join(note.split())}" for note in document.notes]
     return "\n".join(["% needs \\usepackage{booktabs}", *map(_latex_grid, document.grids), *comments, ""])
 
@@ -105,7 +105,7 @@ def _latex(text: str) -> str:
 
 
 def html(document: Document) -> str:
-    """One page that needs no other file."""
+    """Render a document as one HTML page that needs no other file."""
     figures = [_html_figure(path) for path in document.figures if path.suffix == ".svg"]
     notes = [f"<li>{html_text.escape(note)}</li>" for note in document.notes]
     return "\n".join([

@@ -1,4 +1,4 @@
-"""Published numbers of RAF-DB, to stand beside one's own; never part of a mean."""
+"""Published numbers of RAF-DB, shown beside the user's results; never part of a mean."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from fer.reports.table import Table, Values
 RAF_DB_LABELS = "465ba7d8c1bbb05c722c76bfbc779c31e8eb959c75024e2206c283a7ad5eb762"
 """Digest (``fer.data.noise.labels_digest``) of RAF-DB's labels: training, then test images, by their numbers."""
 
-# What the source states of a run's configuration; columns by other keys have no published counterpart.
+# Keys of a configuration that sources state; columns by other keys have no published counterpart.
 _STATED = ("method", "backbone", "data", "noise", "noise.ratio")
 
 
 class Source(NamedTuple):
-    """Where numbers come from and how they were obtained, as far as that is stated."""
+    """Source of published numbers and how they were obtained, as far as it is stated."""
 
     source: str
     pretraining: str

@@ -1,4 +1,4 @@
-"""What one run says at its end: its result, its folder and the next commands."""
+"""Summary printed at the end of a run: its result, its folder and the next commands."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def print_run(path: str | Path, result: Mapping[str, Any], console: Console | No
     console.print(_table(title, result))
 
     def say(line: str) -> None:
-        console.print(Text(line))  # a name is neither markup nor a code of an emoji
+        console.print(Text(line))  # a name is not markup and no emoji code
 
     if skipped := images_left_out(result):
         say(f"Left out        {skipped}")
@@ -67,6 +67,6 @@ def _table(title: str, result: Mapping[str, Any]) -> Table:
 
 
 def _shown(path: str | Path) -> Path:
-    """Relative to the working folder where that is shorter."""
+    """Write a path relative to the working folder if that is shorter."""
     path = Path(path).resolve()
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path

@@ -13,7 +13,7 @@ from fer.reports.wording import matches
 
 Test = Literal["t", "wilcoxon"]
 
-# Percentage points. Differences that agree to here are equal but for rounding; one test image weighs far more.
+# Percentage points. Smaller differences are rounding errors; one test image makes a far larger one.
 _EQUAL = 1e-9
 
 
@@ -38,7 +38,7 @@ class Comparison:
 
 
 def compare(table: Table, metric: str, against: str, test: Test) -> list[Comparison]:
-    """Every cell against its baseline: the row with the given value of a row key and the same of all others.
+    """Compare every cell with its baseline: the row with a given value of one row key and equal values of all others.
 
     Keys below the one that is compared, such as ``method.lam`` below ``method``, belong to it and may differ.
 

@@ -147,7 +147,7 @@ def unshown_keys(table: Table) -> list[str]:
 
 
 def _is_determined(key: str, by: Sequence[str], runs: Sequence[Run]) -> bool:
-    """Whether runs that agree on ``by`` also agree on ``key``."""
+    """Tell whether runs that agree on ``by`` also agree on ``key``."""
     seen: dict[Values, Hashable] = {}
     return all(seen.setdefault(_values(run, by), run.settings.get(key)) == run.settings.get(key) for run in runs)
 
@@ -157,7 +157,7 @@ def _values(run: Run, keys: Sequence[str]) -> Values:
 
 
 def _in_reading_order(places: Iterable[Values]) -> tuple[Values, ...]:
-    """Numbers by size, then words, then what is not set."""
+    """Sort values: numbers by size, then words, then unset ones."""
 
     def rank(value: Hashable) -> tuple[int, float, str]:
         if isinstance(value, int | float):

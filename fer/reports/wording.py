@@ -1,4 +1,4 @@
-"""How reports call metrics, protocols, keys and values."""
+"""Names of metrics, protocols, keys and values in reports."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ METRICS = {
 
 
 def images_left_out(result: Mapping[str, Any]) -> str:
-    """How many images a finished run has left out; empty where it has used all."""
+    """Say how many images a finished run has left out; empty if it has used all."""
     counts = result.get("skipped_images", {})
     numbers = " and ".join(f"{count:,} {split}" for split, count in counts.items())
     return f"{numbers} images that cannot be decoded" if any(counts.values()) else ""
@@ -31,7 +31,7 @@ def metric_name(key: str) -> str:
 
 
 def percent(share: float) -> str:
-    """Write a share in percent; a dash where it is of nothing, such as the recall of a class without test samples."""
+    """Write a share in percent; a dash if it is undefined, such as the recall of a class without test samples."""
     return "–" if math.isnan(share) else f"{100 * share:.2f}"
 
 
@@ -48,7 +48,7 @@ def labeled(key: str, value: Any) -> str:
 
 
 def matches(value: Any, text: str) -> bool:
-    """Whether ``text`` on the command line means ``value``: numbers by size, everything else by its spelling."""
+    """Tell whether ``text`` on the command line means ``value``: numbers by size, everything else by spelling."""
     if isinstance(value, int | float) and not isinstance(value, bool):
         try:
             return float(text) == value

@@ -1,1 +1,1 @@
-"""Everything a run folder holds, written and read in one place."""
+"""Content of run folders, written and read in one place."""

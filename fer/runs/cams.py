@@ -34,7 +34,7 @@ class CamRecord:
     split: NDArray[np.str_]
     """``test`` or ``train``, (N,)."""
     file: NDArray[np.str_]
-    """As in ``predictions.csv``, (N,)."""
+    """Names of the files as in ``predictions.csv``, (N,)."""
     image: NDArray[np.uint8]
     """(N, 3, h, w), the part that the network sees."""
     clean: NDArray[np.int64]
@@ -46,7 +46,7 @@ class CamRecord:
     cam: NDArray[np.float16]
     """(N, K, h', w')."""
     mirrored_cam: NDArray[np.float16]
-    """Of the mirrored faces, as the network sees them: not mirrored back."""
+    """CAMs (N, K, h', w') of the mirrored faces, in mirrored coordinates."""
 
     def write(self, folder: RunFolder, epoch: int) -> None:
         """Keep the record; one of the same epoch is replaced."""
@@ -56,7 +56,7 @@ class CamRecord:
             self.write_to(stream)
 
     def write_to(self, file: IO[bytes]) -> None:
-        # Not np.savez, which has a parameter called file itself. Photographs would hardly become smaller.
+        # Not np.savez, which has a parameter named file. No compression: it hardly shrinks photographs.
         with zipfile.ZipFile(file, "w") as archive:
             for name, values in vars(self).items():
                 with archive.open(f"{name}.npy", "w") as stream:

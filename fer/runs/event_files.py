@@ -14,7 +14,7 @@ _AT_THE_END = ("result/", "_hparams_/")
 _HEAD, _TAIL = 12, 4
 """Bytes around the content of a record: its length with a checksum, then its own checksum."""
 _MOST_BYTES = 256 * 2**20
-"""Of a record; the largest that a run writes holds a picture."""
+"""Largest record that is copied; the largest that a run writes holds a picture."""
 
 
 def copy_events(source: Path, target: Path) -> None:

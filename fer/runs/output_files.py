@@ -79,7 +79,7 @@ def _is_file_of_a_run(path: Path) -> bool:
 
 
 def _place(path: Path) -> Path:
-    """Where a name stands, whatever stands there."""
+    """Resolve the folder of a path but not its last part, which may be a link."""
     return path.parent.resolve() / path.name
 
 

@@ -39,12 +39,12 @@ class SplitTable:
 
     @property
     def has_changed_labels(self) -> bool:
-        """Whether labels were made wrong on purpose, so that it is known which ones are."""
+        """True if labels were changed on purpose, so that the wrong ones are known."""
         return bool((self.given != self.clean).any())
 
 
 def read_class_names(folder: RunFolder) -> tuple[str, ...]:
-    """The classes of a finished run, in the order of its logits.
+    """Read the class names of a finished run, in the order of its logits.
 
     Raises:
         RunFolderError: its predictions are missing or cannot be read.
@@ -98,7 +98,7 @@ def _lines(path: Path) -> Iterator[list[str]]:
 
 
 def read_predictions(folder: RunFolder) -> dict[str, SplitTable]:
-    """The splits ``test`` and ``train``.
+    """Read the predictions of the splits ``test`` and ``train``.
 
     Raises:
         RunFolderError: the file is missing, or a line of it is not as this project writes it.

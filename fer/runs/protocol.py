@@ -1,4 +1,4 @@
-"""Protocols: what is evaluated after every epoch, and which epochs make a run's result."""
+"""Protocols: the split that is evaluated after every epoch, and the epochs that a run's result comes from."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Protocol(ABC):
     evaluates: ClassVar[str]
     """``test`` or ``holdout``: the samples that are evaluated after every epoch, and the prefix of their metrics."""
     selects: ClassVar[bool]
-    """Whether an epoch is selected, by samples held out of the training set, and tested once after training."""
+    """True if held-out training samples select one epoch, which is tested once after training."""
 
     @abstractmethod
     def tested_checkpoint(self, folder: RunFolder) -> Path:
@@ -67,7 +67,7 @@ class LastEpochs(Protocol):
         return folder.last_checkpoint
 
     def headline(self, records: Sequence[Record], test: Mapping[str, float] | None) -> dict[str, Any]:
-        """Also tell what selection on the test set would have reported: ``best_test_epoch_optimistic``."""
+        """Build the result; it includes what selection on the test set would report: ``best_test_epoch_optimistic``."""
         last = records[-LAST_EPOCHS:]
         best = records[self.best_epoch(records)]
         return {
@@ -81,7 +81,7 @@ class LastEpochs(Protocol):
 
 
 class Holdout(Protocol):
-    """One test, of the epoch that is best on a share of the training set with its labels as given."""
+    """Single test of the epoch that is best on a held-out share of the training set with its given labels."""
 
     name = "holdout"
     evaluates = "holdout"

@@ -1,4 +1,4 @@
-"""Where numbers come from: code, versions, machine and command."""
+"""Origin of results: code, versions, machine and command."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 State = Literal["new", "incomplete", "failed", "done"]
 FORMAT = 2
-"""Of run folders, in ``stamp.json``: it grows when older folders can no longer be read."""
+"""Format number of run folders, in ``stamp.json``; raised when older folders can no longer be read."""
 
 
 class RunFolderError(UserError):
@@ -60,7 +60,7 @@ class RunFolder:
 
     @property
     def contents(self) -> tuple[Path, ...]:
-        """Everything that a run keeps in its folder: files, and folders of files."""
+        """Files and subfolders that a run keeps in its folder."""
         return (
             self.config_file, self.stamp_file, self.noise_file, self.records_file, self.result_file,
             self.debug_file, self.predictions_file, self.error_file, self.log_file, self.lock_file, self.cam_folder,
@@ -123,7 +123,7 @@ class RunFolder:
 
     @contextmanager
     def locked(self, patience: float = 20.0) -> Iterator[None]:
-        """Be the only process that writes here. The system takes the lock off a process that ends, however it ends.
+        """Lock the folder for one writing process. The system releases the lock when that process ends for any reason.
 
         Raises:
             RunFolderError: another process still holds the folder after ``patience`` seconds.
@@ -160,7 +160,7 @@ class RunFolder:
             file.unlink(missing_ok=True)
         self.remove_pictures()
         above = (folder for folder in self.path.absolute().parents if folder.is_relative_to(top.absolute()))
-        # Those that this run has made are empty by now; rmdir leaves all others alone.
+        # Folders that this run has made are empty now; rmdir fails on all others.
         for folder in (self.last_checkpoint.parent, self.path, *above):
             with suppress(OSError):
                 folder.rmdir()
@@ -224,7 +224,7 @@ class RunFolder:
             os.fsync(stream.fileno())
 
     def result(self) -> dict[str, Any]:
-        """What ``result.json`` holds.
+        """Content of ``result.json``.
 
         Raises:
             RunFolderError: the run is not finished, or the file cannot be read.
@@ -238,7 +238,7 @@ class RunFolder:
         self.error_file.unlink(missing_ok=True)
 
     def error(self) -> str:
-        """What a failed run ended with, in one line."""
+        """Error of a failed run in one line."""
         try:
             with open_regular(self.error_file) as stream:
                 lines = stream.read(100_000).decode("utf-8", errors="replace").strip().splitlines()
@@ -260,7 +260,7 @@ class RunFolder:
             else:
                 with open_to_append(self.error_file) as stream:
                     stream.write(entry)
-        except OSError as error:  # on a disk that is full, which may be the very error
+        except OSError as error:  # the disk may be full, which may have caused the error
             log.warning("cannot write %s (%s): %s", self.error_file, error.strerror, summary)
 
     def forget_error(self) -> None:
@@ -278,7 +278,7 @@ class RunFolder:
         write_json(self.stamp_file, {"format": FORMAT, **provenance(), **facts})
 
     def stamp(self) -> dict[str, Any]:
-        """What ``stamp.json`` holds.
+        """Content of ``stamp.json``.
 
         Raises:
             RunFolderError: it is missing or cannot be read.

@@ -56,7 +56,7 @@ def build_method(
         features: nn.Module = instantiate_node(backbone, "backbone", _partial_=False)
         if settings.compile:
             mode = "default" if settings.compile is True else settings.compile
-            # A graph for any batch size would take over from that of whole batches after the first partial one.
+            # With dynamic shapes, the first partial batch would replace the graph by a slower one for any batch size.
             features.compile(mode=mode, dynamic=False)
         return FaceNetwork(features, len(class_names), channels_last=settings.channels_last)
 
@@ -76,7 +76,7 @@ def build_method(
 
 
 def build_data(settings: Settings) -> FaceDataModule:
-    """The data of a configuration, read and decoded.
+    """Read and decode the data of a configuration.
 
     Raises:
         ConfigError, DatasetError: they are not there or cannot be used.
@@ -124,7 +124,7 @@ def rehearse(settings: Settings) -> None:
         is_train=np.repeat([True, False], count),
         class_names=CLASS_NAMES,
     )
-    # What is refused for its classes or files may fit those of the real data.
+    # Errors about classes or files do not count here: the real data may fit.
     with suppress(OtherClasses, DatasetError):
         call_configured(instantiate_node(settings.noise, "noise"), table)
     with suppress(OtherClasses), _in_silence():
@@ -155,7 +155,7 @@ def _rehearse_schedule(method: Method, epochs: int) -> None:
 
 @contextmanager
 def _in_silence() -> Iterator[None]:
-    """Weights are reported where they are loaded to stay."""
+    """Silence the report of loaded weights; only the final load reports."""
     logger = logging.getLogger("fer")
     logger.disabled, was_disabled = True, logger.disabled
     try:

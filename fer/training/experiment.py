@@ -45,7 +45,7 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class Experiment:
-    """Everything that a configuration describes, built but not yet run."""
+    """Objects that a configuration describes, built but not yet run."""
 
     settings: Settings
     datamodule: FaceDataModule
@@ -87,7 +87,7 @@ def _build(settings: Settings, folder: RunFolder, *, for_training: bool) -> Expe
     trainer: L.Trainer = instantiate_node(
         {**settings.trainer.node, "enable_progress_bar": on_terminal},
         "trainer",
-        # Buffers hold what ranks have seen of their own samples; a broadcast at every step would overwrite it.
+        # Buffers hold each rank's own samples; a broadcast at every step would overwrite them.
         strategy=DDPStrategy(broadcast_buffers=False) if is_distributed else "auto",
         plugins=[checkpoints, *cluster_without_requeueing()],
         callbacks=callbacks + ([EpochBar()] if on_terminal else []) + last,
@@ -98,7 +98,7 @@ def _build(settings: Settings, folder: RunFolder, *, for_training: bool) -> Expe
         enable_checkpointing=for_training,
         default_root_dir=folder.path,
     )
-    # An aid to debugging, on by default where algorithms are deterministic, which writes new memory twice.
+    # A debugging aid that writes new memory twice; on by default with deterministic algorithms.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     datamodule.trainer = trainer
     read_data(datamodule)
@@ -224,11 +224,11 @@ def _test_checkpoint(experiment: Experiment, checkpoint: Path) -> dict[str, floa
 
 
 def _where_to_go_on(folder: RunFolder) -> tuple[Path | None, int]:
-    """The checkpoint of an interrupted run, ``None`` if there is none, and how many whole epochs are behind it."""
+    """Find the checkpoint of an interrupted run (``None`` without one) and the number of finished epochs."""
     done = read_checkpoint(folder.last_checkpoint)["epoch"] + 1 if folder.last_checkpoint.is_file() else 0
     if folder.interrupted_checkpoint.is_file():
         epoch = read_checkpoint(folder.interrupted_checkpoint)["epoch"]
-        if epoch >= done:  # else a crash has kept the end of its epoch from removing it
+        if epoch >= done:  # else its epoch is over, and a crash has prevented its removal
             return folder.interrupted_checkpoint, epoch
     return folder.last_checkpoint if done else None, done
 

@@ -141,7 +141,7 @@ def load(method: Method, checkpoint: Path) -> None:
     state = read_checkpoint(checkpoint)["state_dict"]
     try:
         method.load_state_dict(state)
-    except (RuntimeError, TypeError, AttributeError) as error:  # of other names or shapes, or no tensors at all
+    except (RuntimeError, TypeError, AttributeError) as error:  # other names or shapes, or values that are not tensors
         reason = visible(str(error))
         raise RunFolderError(f"{checkpoint} does not fit the run's config.yaml ({reason}); restore both") from error
     if fault := value_fault({**dict(method.named_parameters()), **dict(_statistics(method))}):

@@ -17,7 +17,7 @@ SplitPredictions = Mapping[str, Tensor]
 
 
 def predict(trainer: L.Trainer, method: Method, datamodule: FaceDataModule) -> dict[str, SplitPredictions]:
-    """Outputs of all ranks on the test and on the whole training split, without augmentation."""
+    """Predict the test split and the whole training split with all ranks, without augmentation."""
     loaders = {"test": datamodule.test_dataloader(), "train": datamodule.train_in_order_dataloader()}
     predictions: dict[str, SplitPredictions] = {}
     for split, loader in loaders.items():

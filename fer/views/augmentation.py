@@ -115,7 +115,7 @@ class Augmentation(nn.Module):
         return frame(cam, self.size, self.test_resize)
 
     def denormalize(self, view: Tensor) -> Tensor:
-        """Back to uint8 (B, 3, H, W) for pictures."""
+        """Convert views to uint8 images (B, 3, H, W) for pictures."""
         return (view.float() * self.std + self.mean).round().clamp(0, 255).to(torch.uint8)
 
     def one_view(self, image: Tensor) -> Tensor:
@@ -186,7 +186,7 @@ class Augmentation(nn.Module):
         return torch.where(chosen, noisy, image)
 
     def _erase_(self, view: Tensor) -> Tensor:
-        """Erases in place: views are large, and this one is used nowhere else."""
+        """Erase in place: views are large, and this one is used nowhere else."""
         return view.masked_fill_(self._draw_erased(view), 0.0)
 
     def _draw_erased(self, view: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The one record that travels from the loader through augmentation to the method."""
+"""Batch of faces, passed from the loader through augmentation to the method."""
 
 from __future__ import annotations
 

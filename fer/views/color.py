@@ -99,7 +99,7 @@ def _to_hsv(image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     value, least = image.float().amax(1), image.float().amin(1)
     spread = value - least
     safe = spread.clamp(min=1)
-    # In double precision where Pillow's C code is, and rounded in between as there.
+    # Double precision and intermediate rounding follow Pillow's C code.
     from_red, from_green, from_blue = (((value - channel) / safe).double() for channel in (red, green, blue))
     sixths = torch.where(
         red == value,

@@ -26,7 +26,7 @@ def heat_colors(maps: Tensor, height: int, width: int, *, color_map: str = HEAT)
     """
     from matplotlib import colormaps
 
-    small = maps.float().reshape(1, -1, *maps.shape[-2:])  # as channels of one image: three times as fast on CPUs
+    small = maps.float().reshape(1, -1, *maps.shape[-2:])  # one image with B channels: three times as fast on CPUs
     enlarged = F.interpolate(small, size=(height, width), mode="bilinear", align_corners=False)
     enlarged = enlarged.view(*maps.shape[:-2], height, width)
     least, most = enlarged.amin((-2, -1), keepdim=True), enlarged.amax((-2, -1), keepdim=True)

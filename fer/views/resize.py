@@ -49,7 +49,7 @@ def _rows_between(image: Tensor, start: Tensor, length: Tensor, size: int) -> Te
     taps = 2 * math.ceil(max(image.shape[-2] / size, 1.0)) + 1
     rows, weights = _filter(length.double(), size, taps)  # (T, B, size)
     rows = rows.clamp(max=image.shape[-2] - 1) + start[:, None].long()
-    rows = rows.clamp(max=image.shape[-2] - 1)  # of taps without weight
+    rows = rows.clamp(max=image.shape[-2] - 1)  # for taps without weight
     shape = (*image.shape[:-2], size, image.shape[-1])
     sums = _half_a_unit(shape, image.device)
     for row, weight in zip(rows, weights, strict=True):

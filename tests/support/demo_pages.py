@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 from fer.runs.run_folder import RunFolder
 from support.project import PROJECT
 
-# Loaded by the server's Python before anything else: writes down to whom it connects, whom it looks up and whether it
+# Loaded by the server's Python first: it logs the hosts that the server connects to or looks up, and whether it
 # opens what lies in the folder of secrets.
 EARS = """
 import os, sys
@@ -48,24 +48,24 @@ class Server(NamedTuple):
 
     @property
     def secrets(self) -> Path:
-        """A folder whose files the server has no business with."""
+        """Folder with files that the server must not show."""
         return self.log.with_name("secrets")
 
     @property
     def folder(self) -> Path:
-        """The folder of what is uploaded."""
+        """Folder of uploaded files."""
         (folder,) = self.temporary.glob("fer-demo-*")
         return folder
 
     def end(self, by: signal.Signals = signal.SIGINT) -> int:
-        """The exit status after Ctrl-C or another signal."""
+        """Send a signal, by default that of Ctrl-C, and return the exit status."""
         self.process.send_signal(by)
         return self.process.wait(timeout=60)
 
     def ask(
         self, path: str, body: bytes | None = None, headers: dict[str, str] | None = None, method: str = ""
     ) -> tuple[int, bytes]:
-        """Status and body of an answer. A Host header is sent as it is given."""
+        """Send a request, with a Host header if one is given, and return the answer's status and body."""
         connection = http.client.HTTPConnection(urlsplit(self.url).netloc, timeout=60)
         headers = headers or {}
         try:
@@ -76,7 +76,7 @@ class Server(NamedTuple):
             connection.close()
 
     def call(self, data: list[Any], function: int = 0, session: str = "stranger", **more: Any) -> Any:
-        """What a function of the page answers, or the status of a refusal."""
+        """Call a function of the page and return its answer, or the HTTP status of a refusal."""
         call = {"data": data, "fn_index": function, "session_hash": session, "trigger_id": 1, **more}
         status, _ = self.ask(f"{API}/queue/join", json.dumps(call).encode(), {"Content-Type": "application/json"})
         if status != 200:
@@ -87,7 +87,7 @@ class Server(NamedTuple):
         return json.loads(answer.removeprefix(b"data: "))
 
     def upload(self, content: bytes, name: str = "a.png") -> str:
-        """The path of an uploaded file."""
+        """Upload a file and return its path on the server."""
         status, answer = self.ask(f"{API}/upload", part(name, content) + b"--x--\r\n", MULTIPART)
         assert status == 200, answer
         (path,) = json.loads(answer)
@@ -96,7 +96,7 @@ class Server(NamedTuple):
 
 
 def part(name: str, content: bytes) -> bytes:
-    """A file as a part of a body."""
+    """Encode a file as one part of a multipart body."""
     head = f'--x\r\nContent-Disposition: form-data; name="files"; filename="{name}"\r\n\r\n'
     return head.encode() + content + b"\r\n"
 

@@ -1,4 +1,4 @@
-"""Disks that are full from some moment on."""
+"""Disks that become full during a training."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import lightning.pytorch as L
 
 
 class DiskFull(L.Callback):
-    """From the second epoch on no file may grow beyond a number of bytes, as on a disk with little room."""
+    """Limits the size of files, from the end of the second epoch on, to a number of bytes, as a full disk would."""
 
     def __init__(self, room: int) -> None:
         self.room = room

@@ -1,4 +1,4 @@
-"""Methods in an epoch of a training that does not run."""
+"""Methods placed in an epoch without a training."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 
 def in_epoch(method: Any, epoch: int, epochs: int = 100) -> Any:
-    """In evaluation mode, so that a second pass gives the same."""
+    """Put a method into an epoch, and into evaluation mode, so that a second pass gives the same result."""
     trainer = {"max_epochs": epochs, "current_epoch": epoch, "callbacks": [], "world_size": 1}
     method._trainer = type("Trainer", (), trainer)()
     return method.eval()

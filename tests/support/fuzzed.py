@@ -22,7 +22,7 @@ def few_or(many: int, *, few: int) -> pytest.MarkDecorator:
 def outcomes(
     count: int, make: Callable[[Random], T], use: Callable[[T], str], *documented: type[Exception]
 ) -> Counter[str]:
-    """How often inputs met which end: what ``use`` returns, or the documented error that it raises."""
+    """Count the outcomes over all inputs: the values that ``use`` returns, and the documented errors that it raises."""
     ends: Counter[str] = Counter()
     slowest = 0.0
     for number in range(count):

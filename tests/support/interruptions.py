@@ -27,7 +27,7 @@ EPOCHS = 3
 
 
 class PowerCut(BaseException):
-    """No error that the program could record."""
+    """An interruption that the program cannot catch and record as an error."""
 
 
 def records(folder: Path) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""What launchers leave behind."""
+"""Checks of the files and processes that launchers leave."""
 
 from __future__ import annotations
 

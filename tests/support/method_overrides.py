@@ -7,7 +7,7 @@ from support.project import PROJECT
 METHODS = sorted(path.stem for path in (PROJECT / "conf" / "method").glob("*.yaml"))
 
 
-# What needs the seven expressions, so that the shapes' three classes must be told.
+# Methods that need the seven expressions; they get the names of the shapes' three classes.
 OF_THREE_CLASSES = {"pdls": ["method.classes=[bar,disc,line]", "method.prior=[[0.8,0.1,0.1],[0.05,0.9,0],[0,0.3,0.7]]"]}
 
 

@@ -17,7 +17,7 @@ CHOICES = {"method": "eac", "backbone": "tiny", "data": "demo", "noise": "symmet
 
 
 class Pasted(NamedTuple):
-    """Where a face was put: its center and edge in pixels, and by how much it is turned."""
+    """A face in a photograph: its center and edge in pixels, and its rotation."""
 
     center: tuple[float, float]
     edge: int
@@ -25,7 +25,7 @@ class Pasted(NamedTuple):
 
 
 def train_on_demo_faces(folder: Path, cache: Path, *more: str) -> RunFolder:
-    """A finished run of one short epoch."""
+    """Train for one short epoch on demo faces and return the finished run."""
     overrides = [
         "data=demo", "data.reader.train=64", "data.reader.test=20", f"cache_dir={cache}", "backbone.width=8",
         "trainer.max_epochs=1", "trainer.accelerator=cpu", "augment.size=32", "noise.ratio=0.3", *more,
@@ -39,7 +39,7 @@ def faces(count: int) -> list[Image.Image]:
 
 
 def photograph(places: list[Pasted], size: tuple[int, int] = (640, 480)) -> Image.Image:
-    """Demo faces on a smooth background of many colors."""
+    """Paste demo faces on a smooth background of many colors."""
     noise = np.random.default_rng(3).integers(0, 255, (5, 6, 3), dtype=np.uint8)
     picture = Image.fromarray(noise).resize(size, Image.Resampling.BICUBIC)
     for face, place in zip(faces(len(places)), places, strict=True):

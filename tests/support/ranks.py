@@ -51,7 +51,7 @@ class Ranks:
         self._processes = []
 
     def _start(self) -> None:
-        # The imports of seconds are made once, in a process that starts no threads and forks the ranks.
+        # Imports take seconds, so one process makes them once, starts no threads, and forks the ranks.
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["lightning.pytorch", "fer.training.experiment"])
         store = Path(tempfile.mkdtemp(dir=self._folder.name)) / "store"

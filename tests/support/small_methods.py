@@ -31,7 +31,7 @@ def build(
     labels_are_clean: bool = False,
     **values: Any,
 ) -> Any:
-    """A method in float64 whose initial weights are always the same."""
+    """Build a method in float64, always with the same initial weights."""
     torch.manual_seed(0)
     setting = Setting(
         build_network=lambda: FaceNetwork(backbone(), len(class_names), channels_last=channels_last),
@@ -43,7 +43,7 @@ def build(
         labels_are_clean=labels_are_clean,
     )
     built = method(setting, **values).double()
-    # Statistics of BatchNorm off their initial 0 and 1 and a bias off 0 let mistakes in them show.
+    # BatchNorm statistics other than 0 and 1, and a bias other than 0, make mistakes in them visible.
     with torch.no_grad():
         for module in built.network.modules():
             if isinstance(module, nn.BatchNorm2d):

@@ -26,7 +26,7 @@ def make_faces(root: Path, first: int = 0, suffix: str = ".png") -> Path:
 
 
 def table_of(root: Path, test: int = 1, name: str = "files") -> SampleTable:
-    """Every file of a folder, the last ``test`` of them as test split."""
+    """Make a sample table of all files of a folder; the last ``test`` files are the test split."""
     paths = tuple(sorted(root.iterdir()))
     rows = len(paths)
     return SampleTable(name, root, paths, np.zeros(rows, dtype=np.int64), np.arange(rows) < rows - test, ("a", "b"), ())
@@ -37,5 +37,5 @@ def open_store(root: Path, cache: Path | None, on_bad_image: str = "error", size
 
 
 def pixels_of(root: Path) -> np.ndarray:
-    """Pixels of the pictures of a folder as PIL gives them, (N, 3, SIZE, SIZE)."""
+    """Decode the pictures of a folder with PIL, (N, 3, SIZE, SIZE)."""
     return np.stack([np.asarray(Image.open(path).convert("RGB")).transpose(2, 0, 1) for path in sorted(root.iterdir())])

@@ -23,7 +23,7 @@ TRAIN = [sys.executable, "-m", "fer.cli.train"]
 
 
 class Command:
-    """A running command and all processes that came of it, on this machine and wherever they have moved to.
+    """A running command and all processes that it has started, directly or indirectly.
 
     It leads a process group, as a command that a terminal starts.
     """
@@ -48,10 +48,10 @@ class Command:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        atexit.register(self.kill_all)  # nothing stays behind where a test was stopped
+        atexit.register(self.kill_all)  # no process survives a test that was stopped
 
     def wait(self, seconds: float = 300) -> int:
-        """Exit status, negative for a signal; a command that hangs is ended with all its processes."""
+        """Wait for the exit status, negative for a signal; kill a command that hangs, with all its processes."""
         try:
             return self.process.wait(seconds)
         except subprocess.TimeoutExpired:
@@ -60,11 +60,11 @@ class Command:
 
     @property
     def output(self) -> str:
-        """What has appeared on the terminal."""
+        """Text that the command has printed so far."""
         return self._output.read_text(encoding="utf-8", errors="replace")
 
     def processes(self) -> list[int]:
-        """Those that still run, known by a mark in their environment."""
+        """Find the command's running processes by a mark in their environment."""
         found = []
         for folder in Path("/proc").glob("[0-9]*"):
             try:
@@ -79,7 +79,7 @@ class Command:
         os.killpg(self.process.pid, signal.SIGINT)
 
     def kill_all(self) -> None:
-        """As a machine that goes down."""
+        """Kill all processes at once, as a crash of the machine would."""
         for process in self.processes():
             try:
                 os.kill(process, signal.SIGKILL)
@@ -104,7 +104,7 @@ def run(arguments: Sequence[str], folder: Path, **environment: str) -> Ended:
 
 
 def wait_until(holds: Callable[[], object], command: Command, seconds: float = 120) -> None:
-    """Wait for something that ``command`` brings about."""
+    """Wait until ``command`` has caused something."""
     deadline = time.monotonic() + seconds
     while not holds():
         if time.monotonic() > deadline or (command.process.poll() is not None and not holds()):
@@ -115,7 +115,7 @@ def wait_until(holds: Callable[[], object], command: Command, seconds: float = 1
 
 
 def assert_all_end(command: Command, seconds: float = 20) -> None:
-    """No process outlives its command for long."""
+    """Check that no process outlives its command for long."""
     deadline = time.monotonic() + seconds
     while left := command.processes():
         if time.monotonic() > deadline:
@@ -135,7 +135,7 @@ def write_options(folder: Path, **options: dict[str, Any]) -> str:
 
 
 def as_option(overrides: Sequence[str]) -> dict[str, Any]:
-    """The same given by a configuration, so that names of runs hold only what else is given."""
+    """Write overrides into a configuration option, so that they do not enter run names; return its override."""
     option: dict[str, Any] = {"defaults": []}
     for key, _, value in (override.partition("=") for override in overrides):
         if key in ("data", "backbone", "noise"):
@@ -150,14 +150,14 @@ def as_option(overrides: Sequence[str]) -> dict[str, Any]:
 
 
 def snapshot(folder: Path) -> dict[Path, tuple[int, bytes]]:
-    """Every file of every run in ``folder``: when it was written, and its content."""
+    """Read every file of every run in ``folder``: the time of its last write and its content."""
     runs = {file.parent for file in folder.rglob("config.yaml")}
     files = [file for run in runs for file in run.rglob("*") if file.is_file()]
     return {file: (file.stat().st_mtime_ns, file.read_bytes()) for file in files}
 
 
 def times_trained(folder: Path) -> list[str]:
-    """The epochs that were ever trained there, in order, also those whose records were dropped."""
+    """Read which epochs were ever trained in a folder, in order; includes epochs whose records were dropped."""
     lines = RunFolder(folder).log_file.read_text(encoding="utf-8").splitlines()
     return [line.split("epoch ")[1].split()[0] for line in lines if "epoch_records: epoch " in line]
 

@@ -179,11 +179,11 @@ class Canvas:
         return total
 
     def raise_skin(self, spots: Sequence[Spot]) -> None:
-        """Bumps, their amounts in face units; dips where negative."""
+        """Add bumps with amounts in face units; negative amounts make dips."""
         self.height += self.bells(spots)
 
     def darken(self, spots: Sequence[Spot]) -> None:
-        """Where light hardly arrives; the amounts say how much of it is missing."""
+        """Darken places that light hardly reaches; an amount is the share of missing light."""
         self.shadow *= np.exp(-self.bells(spots))
 
     def light(self) -> None:

@@ -1,4 +1,4 @@
-"""Colors and weighted choice, of which the parameters of a demo face are made."""
+"""Colors and weighted choice for the parameters of a demo face."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ _T = TypeVar("_T")
 
 
 def pick(rng: np.random.Generator, weighted: list[tuple[float, _T]]) -> _T:
-    """One of the values, with probability proportional to its weight."""
+    """Choose one of the values, with probability proportional to its weight."""
     weights = np.cumsum([weight for weight, _ in weighted])
     return weighted[int(np.searchsorted(weights, rng.random() * weights[-1], side="right"))][1]
 
 
 def mix(first: Color, second: Color, share: float) -> Color:
-    """``first`` with ``share`` (0..1) of ``second`` in it."""
+    """Mix ``share`` (0..1) of ``second`` into ``first``."""
     red, green, blue = (a + (b - a) * share for a, b in zip(first, second, strict=True))
     return red, green, blue

@@ -21,7 +21,7 @@ def _over_crown(center: tuple[float, float], *right: tuple[float, float]) -> Flo
 
 
 def draw_hair_behind(canvas: Canvas, person: Person) -> None:
-    """What falls behind the neck."""
+    """Draw the hair that falls behind the neck."""
     if person.hairstyle not in _FALLS_BEHIND:
         return
     long = person.hair_length
@@ -32,7 +32,7 @@ def draw_hair_behind(canvas: Canvas, person: Person) -> None:
 
 
 def draw_ears(canvas: Canvas, person: Person, *, front: bool) -> None:
-    """Both ears behind the head's edge, or in ``front`` of the hair the one that a turned head shows."""
+    """Draw both ears behind the head's edge, or, in ``front`` of the hair, the ear that a turned head shows."""
     yaw = canvas.shot.yaw
     if front and (person.hairstyle in _FALLS_BEHIND or abs(yaw) < 0.1):
         return
@@ -43,7 +43,7 @@ def draw_ears(canvas: Canvas, person: Person, *, front: bool) -> None:
 
 
 def draw_front_hair(canvas: Canvas, person: Person, rng: np.random.Generator) -> None:
-    """Hair, a cap or a scarf, from the hairline outwards."""
+    """Draw hair, a cap or a scarf, from the hairline outwards."""
     style, part = person.hairstyle, person.parting
     if style == "bald":
         return
@@ -100,7 +100,7 @@ def draw_front_hair(canvas: Canvas, person: Person, rng: np.random.Generator) ->
 
 
 def draw_beard(canvas: Canvas, person: Person, actions: Actions, lips: FloatArray, rng: np.random.Generator) -> None:
-    """Stubble or a beard, leaving out the ``lips`` (a shape in the plane of the picture)."""
+    """Draw stubble or a beard around the ``lips`` (a shape in the plane of the picture)."""
     kind, chin = person.beard, 1.24 * person.chin + 0.16 * actions.jaw
     if kind == "none":
         return

@@ -1,4 +1,4 @@
-"""Who is seen in a demo face: the face at rest, hair, beard, clothes and glasses."""
+"""Person in a demo face: the face at rest, hair, beard, clothes and glasses."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def _around_one(rng: np.random.Generator, spread: float) -> float:
 
 
 def draw_person(rng: np.random.Generator) -> Person:
-    """A person at random."""
+    """Draw a random person."""
     tone = float(rng.beta(1.1, 1.5)) * (len(_SKIN) - 1.001)
     skin = mix(_SKIN[int(tone)], _SKIN[int(tone) + 1], tone % 1.0)
     age, male = float(rng.beta(1.3, 1.8)), bool(rng.random() < 0.5)

@@ -1,4 +1,4 @@
-"""Glasses, and what may stand between a demo face and the camera."""
+"""Glasses, and objects between a demo face and the camera."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def draw_glasses(canvas: Canvas, person: Person) -> None:
 
 
 def draw_occluder(canvas: Canvas, person: Person, rng: np.random.Generator) -> None:
-    """A hand at the chin, a cup, a strand of hair or something at the picture's edge; mostly nothing."""
+    """Draw a hand at the chin, a cup, a strand of hair or an object at the picture's edge; mostly nothing."""
     kind, side = canvas.shot.occluder, 1.0 if rng.random() < 0.5 else -1.0
     mirror = vector(side, 1.0)
     bright = float(rng.uniform(0.7, 1.0))

@@ -1,4 +1,4 @@
-"""The relief of a demo face: what bulges, dips and folds, and where light hardly arrives."""
+"""Relief of a demo face: bulges, dips, folds, and places that light hardly reaches."""
 
 from __future__ import annotations
 

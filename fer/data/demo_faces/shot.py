@@ -1,4 +1,4 @@
-"""How a demo face is seen: pose, light, camera and what stands in between."""
+"""Circumstances of a demo face: pose, light, camera, and objects in front of it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Shot:
 
 
 def draw_shot(rng: np.random.Generator) -> Shot:
-    """Circumstances at random."""
+    """Draw random circumstances."""
     yaw = float(np.clip(rng.normal(0.0, 0.12), -0.36, 0.36))
     light = np.array([rng.normal(0.0, 0.55), rng.normal(-0.5, 0.3), 0.9])
     light /= np.linalg.norm(light)

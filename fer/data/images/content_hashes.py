@@ -152,7 +152,7 @@ def read_content(path: Path, *, keep: bool) -> Content:
     with open_file(path) as stream:
         before = os.fstat(stream.fileno())
         try:
-            # One byte more than there should be, so that the end of a small file shows at once.
+            # Reads one byte more than the size, so that one read finds the end of a small file.
             while piece := stream.read(min(_PIECE, before.st_size + 1 - size) if size <= before.st_size else _PIECE):
                 digest.update(piece)
                 size += len(piece)

@@ -1,4 +1,4 @@
-"""From an image file of any common kind to 8-bit RGB pixels."""
+"""Decoding of image files of any common format to 8-bit RGB pixels."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class ImageFault(ValueError):
 
 
 class FileFault(ImageFault):
-    """A file that is not there or cannot be read now: nothing is known of the image that it should hold."""
+    """A file that is missing or cannot be read; nothing is known about its image."""
 
 
 def file_state(path: Path) -> os.stat_result:
@@ -44,7 +44,7 @@ def file_state(path: Path) -> os.stat_result:
         raise FileFault("a link that leads to no file" if path.is_symlink() else "missing") from error
     except OSError as error:
         raise FileFault(f"cannot be read ({error.strerror})") from error
-    if not stat.S_ISREG(state.st_mode):  # to open a pipe would wait for ever
+    if not stat.S_ISREG(state.st_mode):  # opening a pipe could wait forever
         raise FileFault("a folder" if stat.S_ISDIR(state.st_mode) else "not a file but a device or a pipe")
     return state
 

@@ -1,4 +1,4 @@
-"""Faults of the image files of a table: how they are found, which of them stop a run, and how they are told."""
+"""Faults of the image files of a table: finding them, deciding which stop a run, and reporting them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fer.data.images.decode import FileFault, ImageFault, decode
 from fer.data.table import DatasetError, SampleTable
 
 ImageFaults = Mapping[int, ImageFault]
-"""By row of the table."""
+"""Faults by row of the table."""
 
 
 def find_faults(table: SampleTable, workers: int | None = None) -> dict[int, ImageFault]:
@@ -31,12 +31,12 @@ def _fault(path: Path) -> ImageFault | None:
 
 
 def refuse(table: SampleTable, faults: ImageFaults, on_bad_image: str) -> None:
-    """Do nothing about faults that a run can live with: under "skip", images that give no pixels.
+    """Refuse faults that stop a run; under "skip", images that cannot be decoded do not stop it.
 
-    Files that are missing or cannot be read stop a run always: then half an archive is as likely as one bad image.
+    Files that are missing or cannot be read always stop a run, since half of an archive may be missing.
 
     Raises:
-        DatasetError: all the others, and a split of which skipping leaves no image.
+        DatasetError: a fault stops the run, or skipping leaves a split without images.
     """
     stops = {row: fault for row, fault in faults.items() if on_bad_image == "error" or isinstance(fault, FileFault)}
     told: list[str] = []

@@ -58,7 +58,7 @@ def only_builder(path: Path) -> Iterator[None]:
         try:
             yield
         finally:
-            # Only under the lock; who waits for it looks afterwards whether it is still there.
+            # Removed while locked; a waiting process then checks that its lock file still exists.
             if is_still_at(lock, path.with_suffix(".lock")):
                 path.with_suffix(".lock").unlink(missing_ok=True)
 
@@ -72,7 +72,7 @@ def _lock(lock_file: Path, store: Path) -> IO[bytes] | None:
             lock = open_lock(lock_file)
         except OSError as error:
             log.debug("%s is built without a lock: %s", store, error)
-            return None  # building will say what is wrong with the folder
+            return None  # building will report the folder's fault
         try:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -128,7 +128,7 @@ def build(
             for start in range(0, count, BLOCK):
                 paths = table.paths[start : start + BLOCK]
                 block = np.zeros((len(paths), 3, size, size), dtype=np.uint8)
-                # Small faces cost more to hand over than to decode, so a thread takes many at a time.
+                # Handing over a small face costs more than decoding it, so a thread takes many at a time.
                 chunks = (slice(first, first + _CHUNK) for first in range(0, len(paths), _CHUNK))
                 found = pool.map(lambda part, into=block, of=paths: _fill(into[part], of[part]), chunks)
                 for row, (digest, result) in enumerate(chain.from_iterable(found), start=start):

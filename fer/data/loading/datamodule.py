@@ -41,7 +41,7 @@ class FaceDataset(Dataset[Batch]):
 
     @property
     def labels_are_clean(self) -> bool:
-        """Whether every label in force is the true one."""
+        """Tell whether every given label is the true one."""
         return bool((self.given == self.clean).all())
 
     def __len__(self) -> int:
@@ -51,7 +51,7 @@ class FaceDataset(Dataset[Batch]):
         return self.__getitems__([index])
 
     def __getitems__(self, indices: list[int]) -> Batch:
-        chosen = np.asarray(indices, dtype=np.int64)  # also where there are none
+        chosen = np.asarray(indices, dtype=np.int64)  # int64 also for an empty list
         return Batch(
             image=torch.from_numpy(self.store.images[self.rows[chosen]]),
             label=torch.from_numpy(self.given[chosen]),
@@ -61,7 +61,7 @@ class FaceDataset(Dataset[Batch]):
 
 
 class TrainingLoader(DataLoader[Batch]):
-    """Knows its place in an epoch, which Lightning keeps in checkpoints."""
+    """Loader of training batches that knows its place in an epoch, which Lightning keeps in checkpoints."""
 
     batch_sampler: RankBatches
     _given = 0
@@ -80,7 +80,7 @@ class TrainingLoader(DataLoader[Batch]):
 
 
 class FaceDataModule(L.LightningDataModule):
-    """One data set with one noise.
+    """Data set with its label noise.
 
     ``setup`` reads and decodes everything, so that all faults of the data appear before training. Training rows whose
     image cannot be decoded are left out where ``on_bad_image`` is ``skip``.
@@ -156,13 +156,13 @@ class FaceDataModule(L.LightningDataModule):
 
     @property
     def skipped(self) -> dict[str, int]:
-        """How many images of each split are left out because they cannot be decoded."""
+        """Count the images of each split that are left out because they cannot be decoded."""
         train = int(self.table.is_train[self.store.bad].sum())
         return {"train": train, "test": len(self.store.bad) - train}
 
     @property
     def evaluation_name(self) -> str:
-        """What is evaluated after every epoch: ``test`` or ``holdout``."""
+        """Name the split that is evaluated after every epoch: ``test`` or ``holdout``."""
         return self.protocol.evaluates
 
     @property
@@ -182,7 +182,7 @@ class FaceDataModule(L.LightningDataModule):
         return self._loader(self.test, np.arange(len(self.test)))
 
     def train_in_order_dataloader(self) -> DataLoader[Batch]:
-        """Every training sample once, holdout included, in the order of the table."""
+        """Load every training sample once, holdout included, in the order of the table."""
         return self._loader(self.train, np.arange(len(self.train)))
 
     def _dataset(self, rows: IntArray, given: IntArray) -> FaceDataset:
@@ -227,7 +227,7 @@ class FaceDataModule(L.LightningDataModule):
             batch_sampler=batches,
             collate_fn=_as_it_is,
             num_workers=self.num_workers,
-            # Ranks are spawned, and so would be their workers, with half a gigabyte of imports each.
+            # Ranks are spawned processes; their workers would be too, each with half a gigabyte of imports.
             multiprocessing_context="fork" if self.num_workers and sys.platform == "linux" else None,
             persistent_workers=self.num_workers > 0,
             pin_memory=torch.cuda.is_available(),
@@ -235,6 +235,6 @@ class FaceDataModule(L.LightningDataModule):
 
 
 def _as_it_is(batch: Any) -> Batch:
-    """The data set gives whole batches."""
+    """Return a batch unchanged, since the data set gives whole batches."""
     assert isinstance(batch, Batch)
     return batch

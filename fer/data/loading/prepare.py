@@ -1,4 +1,4 @@
-"""A data set made ready to train on, or one report of everything that is wrong with it."""
+"""Preparation of a data set for training, or one report of all its faults."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def prepare(
 
 
 def read_labels(read: Reader, noise: Noise) -> tuple[SampleTable, IntArray]:
-    """The table and the labels in force of its training rows (N_train,), without a look at the images.
+    """Read the table and the given labels of its training rows (N_train,), without looking at the images.
 
     Raises:
         DatasetError: all faults of the data set's own list and of the noise list.
@@ -67,7 +67,7 @@ def read_labels(read: Reader, noise: Noise) -> tuple[SampleTable, IntArray]:
 
 
 class _Faults:
-    """Those of several steps, each of which can say something though one before it failed."""
+    """Collection of faults from several steps; later steps run even if earlier ones failed."""
 
     def __init__(self) -> None:
         self._errors: list[DatasetError] = []
@@ -83,7 +83,7 @@ class _Faults:
             self.add(error)
 
     def report(self, root: Path) -> None:
-        """Raise what there is, as one error."""
+        """Raise all collected faults as one error."""
         if len(self._errors) == 1:
             raise self._errors[0]
         if self._errors:
@@ -91,7 +91,7 @@ class _Faults:
 
 
 def _labels(read: Reader, noise: Noise, faults: _Faults) -> tuple[SampleTable, IntArray]:
-    """What could be read; faults that leave nothing to look at are raised at once."""
+    """Read the table and its labels, as far as possible; raise at once if no row can be read."""
     try:
         with _naming_files():
             table = _usable(read())
@@ -107,13 +107,13 @@ def _labels(read: Reader, noise: Noise, faults: _Faults) -> tuple[SampleTable, I
         except DatasetError:
             raise
         except Exception:
-            if not table.partial:  # else it may come of what the table lacks
+            if not table.partial:  # else the fault may come from missing rows
                 raise
     return table, given
 
 
 def _usable(table: SampleTable) -> SampleTable:
-    """What every data set must fulfil, whoever wrote its reader."""
+    """Check a table for what every data set must fulfill, whichever reader made it."""
     faults = [
         f"no {split} image; a data set needs images to train on and images to test on"
         for split, rows in (("train", table.train), ("test", table.test))
@@ -139,7 +139,7 @@ def _flaw(name: str) -> str:
 
 @contextmanager
 def _naming_files() -> Iterator[None]:
-    """Make faults of what the system says of a file that a reader or a noise opens itself."""
+    """Turn the system's errors about files that a reader or a noise opens into faults."""
     try:
         yield
     except OSError as error:

@@ -50,20 +50,20 @@ class RankBatches(Sampler[list[int]]):
 
     @property
     def sampler(self) -> RankBatches:
-        """Itself: what Lightning looks for in a batch sampler, to call ``set_epoch`` of."""
+        """The object itself: Lightning looks for this attribute in a batch sampler and calls its ``set_epoch``."""
         return self
 
     def set_epoch(self, epoch: int) -> None:
-        """Called by Lightning before every epoch."""
+        """Set the epoch, as Lightning does before every epoch."""
         self.epoch = epoch
 
     def leave_out(self, batches: int, *, epoch: int) -> None:
-        """Begin that epoch after its first ``batches``, which were trained on before an interruption."""
+        """Skip the first ``batches`` of an epoch, which were trained on before an interruption."""
         self._trained = (epoch, batches)
 
     @property
     def left_out(self) -> int:
-        """Batches of the present epoch that are not drawn."""
+        """Number of batches of the current epoch that are skipped."""
         epoch, batches = self._trained
         return batches if epoch == self.epoch else 0
 
@@ -76,7 +76,7 @@ class RankBatches(Sampler[list[int]]):
             yield rows[start : start + self.batch_size][self.rank :: self.world_size].tolist()
 
     def __len__(self) -> int:
-        """Those left out included."""
+        """Count all batches of an epoch, including those that are skipped on resume."""
         whole, rest = divmod(len(self.rows), self.batch_size)
         if self.shuffle_seed is not None:
             return whole + (rest >= 2 * self.world_size)

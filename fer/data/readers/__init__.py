@@ -1,1 +1,1 @@
-"""One reader per layout of a data set."""
+"""Readers, one for each layout of a data set."""

@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 VERSION = 1
 """Raised whenever the same numbers give other faces."""
 CLASS_SHARES = (0.14, 0.10, 0.11, 0.20, 0.15, 0.12, 0.18)
-"""How often each expression is drawn, in RAF-DB's order: 2 : 1 between Happiness and Fear (RAF-DB has 17 : 1)."""
+"""Relative frequency of each expression in RAF-DB's order: 2 : 1 for Happiness and Fear (RAF-DB has 17 : 1)."""
 
 MOST_FACES = 100_000
 """Largest split that is drawn; a run folder of a stranger could ask for any number."""
@@ -93,7 +93,7 @@ def _fill(folder: Path, stamp: dict[str, int]) -> None:
 
 
 def _is_there(root: Path, stamp: dict[str, int]) -> bool:
-    """Whether ``root`` is this very set; False if there is nothing.
+    """Tell whether ``root`` holds exactly this set; ``False`` if it does not exist.
 
     Raises:
         DatasetError: ``root`` is something else.
@@ -115,7 +115,7 @@ def _is_there(root: Path, stamp: dict[str, int]) -> bool:
 
 
 def read(root: str | Path, *, train: int, test: int, seed: int) -> SampleTable:
-    """The sample table of the set, which is written first if ``root`` does not exist.
+    """Read the sample table of the set, which is written first if ``root`` does not exist.
 
     Raises:
         DatasetError: ``root`` holds something else, or files of the set are missing.

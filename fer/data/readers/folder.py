@@ -1,4 +1,4 @@
-"""Reader of plain class folders, ``train/<class>/*`` and ``test/<class>/*``: the way to bring one's own data."""
+"""Reader of plain class folders, ``train/<class>/*`` and ``test/<class>/*``, for a user's own data."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _LONGEST_NUMBER = 100
 
 
 def read(root: str | Path) -> SampleTable:
-    """The sample table of a tree of class folders, checked.
+    """Read and check the sample table of a tree of class folders.
 
     The classes are the folder names in natural order (``2`` before ``10``), at least two and the same in both splits; a
     name in two Unicode forms is one class. Files without an image suffix, hidden files and folders, and folders inside
@@ -116,7 +116,7 @@ def _numbered(class_names: Sequence[str]) -> list[str]:
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
-    """Also of a link that leads nowhere and is no image's: reading it as a class folder tells what is wrong."""
+    """Tell whether a path is to be read as a class folder; includes broken links, so that reading reports them."""
     if not entry.is_symlink():
         return entry.is_dir()
     path = Path(entry)

@@ -20,7 +20,7 @@ SUBFOLDERS = (".", "basic", "raf-basic")
 
 
 def read(root: str | Path, *, expected: Sequence[int] | None = (12271, 3068)) -> SampleTable:
-    """The sample table of RAF-DB, checked.
+    """Read and check the sample table of RAF-DB.
 
     ``root`` holds ``EmoLabel/list_patition_label.txt`` and ``Image/aligned/*_aligned.jpg``, itself or in ``basic/``
     (the authors' archive) or ``raf-basic/`` (the layout of the EAC code). ``expected`` holds the numbers of training
@@ -126,7 +126,7 @@ def _unlisted(folder: Path, paths: Sequence[Path]) -> list[str]:
     try:
         unlisted = set(image_files(folder)) - {path.name for path in paths}
     except OSError:
-        return []  # what the list names there cannot be read either, which is told of every image
+        return []  # the listed images cannot be read either; each is reported
     if not unlisted:
         return []
     first = min(unlisted)

@@ -27,11 +27,11 @@ _WELCOME = "Drop a photo, or take one with the camera: its faces appear here."
 _NO_FACE = "No face was found. If the picture is a face cut out already, say so below the photo."
 _NO_UPLOAD = "This picture was not uploaded, or is too old. Choose it again."
 _HEIGHT = 360
-# Calls that wait; more are refused.
+# Most calls that may wait; more are refused.
 _MOST_WAITING = 64
 _LONGEST_EDGE = 1600
 _FACE_EDGE = 256
-# How often old files are looked for, and how old they may become, in seconds.
+# Seconds between searches for old files, and seconds after which a file is old.
 _FORGET = (60, 3600)
 _STYLE = f"""
 .html-container:has(.notice) {{ padding: 0; }}
@@ -132,7 +132,7 @@ class DemoPage:
             self._show_picked,
             [self._found, self._picker],
             details,
-            preprocess=False,  # Gradio would log a number that is none of the choices as an error of ours.
+            preprocess=False,  # Gradio would log a number outside the choices as an internal error.
             api_visibility="private",
         )
         pick = self._picture.select(self._pick, self._found, [self._picker, *details], api_visibility="private")
@@ -186,7 +186,7 @@ class DemoPage:
         return picture, picture.width / width
 
     def _show(self, found: Findings, number: int) -> dict[Any, Any]:
-        """One of the faces that were found."""
+        """Show one of the faces that were found."""
         face, cut_out = found.faces[number], found.cut_outs[number]
         heat = None
         if face.cam is not None:

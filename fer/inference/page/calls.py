@@ -1,4 +1,4 @@
-"""Calls of the page of fer-demo: what a client sends is rebuilt from the few values that the page takes."""
+"""Calls of the page of fer-demo, rebuilt from the few values of a client's request that the page accepts."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def rebuild_call(body: bytes) -> bytes:
 
 
 def is_session(text: object) -> bool:
-    """Whether it can be the name of a browser's session."""
+    """Tell whether a value can be the name of a browser's session."""
     return isinstance(text, str) and _SESSION.fullmatch(text) is not None
 
 
@@ -88,7 +88,7 @@ def _pick(_: list[Any], event: object) -> dict[str, Any]:
 
 
 def _is_pixel(value: object) -> bool:
-    """Whether it is a number that can be one of a pixel; not a number is none."""
+    """Tell whether a value can be a pixel coordinate; NaN cannot."""
     return isinstance(value, int | float) and not isinstance(value, bool) and -(2**31) < value < 2**31
 
 

@@ -37,7 +37,7 @@ class HostNames:
         self._names = frozenset(map(_canonical, names))
 
     def allows(self, host: str, connected: str | None) -> bool:
-        """Whether ``NAME`` or ``NAME:PORT`` may be asked for, by a client that has connected to an address."""
+        """Tell whether a client that has connected to an address may ask for ``NAME`` or ``NAME:PORT``."""
         found = _HOST.fullmatch(host.lower())
         if found is None:
             return False

@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 
 # The page sends one file in a request. Gradio opens up to a thousand, as many as a process may have open.
 _MOST_PARTS = 16
-# Stands in the head of every part.
+# Bytes in the head of every part.
 _PART = b"content-disposition"
-# Clients look at an answer when they have sent their request, so the rest of a refused one is read, within reason.
+# Clients read an answer only after they have sent their request, so a part of a refused request's rest is read.
 _SECONDS_TO_READ_ON = 10
 _READ_ON = 100 * 10**6
 
@@ -62,7 +62,7 @@ class RequestBody:
 
     @property
     def is_whole(self) -> bool:
-        """Whether all of it has been read."""
+        """True once the whole body has been read."""
         return self._is_whole
 
     async def receive(self) -> Message:

@@ -22,7 +22,7 @@ LARGEST_UPLOAD = 20 * 2**20
 _LARGEST_CALL = 2**20
 _READS = ("GET", "HEAD")
 _FILE = "/gradio_api/file="
-# Gradio would believe the first two, though the Host header says who is asked, and fails on some ranges.
+# Gradio trusts the first two more than the Host header, and fails on some ranges.
 _LEFT_OUT = (b"x-forwarded-host", b"x-gradio-server", b"range")
 _FOREIGN = "Only pages of this server may ask for this."
 

@@ -26,13 +26,13 @@ if TYPE_CHECKING:
     from fer.inference.page.app import DemoPage
 
 _SECONDS_TO_END = 1
-# A call of the page that is being computed may still write a picture.
+# Seconds to wait for calls that are still computing, since they may write a picture.
 _SECONDS_FOR_CALLS = 10
-# Whose faces are kept; the page of another one finds none when a face is picked on it.
+# Browser sessions whose faces are kept; in an older session, a click on a face shows nothing.
 _MOST_SESSIONS = 200
-# Gradio reads these when it is imported. The page works offline and nobody hears of it.
+# Gradio reads these when it is imported. The page then works offline and sends no statistics.
 _ENVIRONMENT = {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_OFFLINE": "1"}
-# Browsers obey: whatever the page may ask of another host, now or in a later version of Gradio, is not sent.
+# Browsers then send no request of the page to another host, whatever a later version of Gradio adds.
 _ONLY_THIS_HOST = "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; object-src 'none'"
 
 
@@ -116,9 +116,9 @@ def _serve(page: DemoPage, listener: socket.socket, hosts: HostNames, folder: Pa
 
     from fer.inference.page.request_guard import LARGEST_UPLOAD, RequestGuard
 
-    # It would complain of every body that it cannot read.
+    # This logger reports every body that it cannot read.
     logging.getLogger("python_multipart").setLevel(logging.CRITICAL)
-    # Otherwise Gradio would take any path of this machine that a browser names for a picture that was uploaded.
+    # Otherwise Gradio would accept any path on this machine as an uploaded picture.
     page.blocks.has_launched = True
     page.blocks.state_session_capacity = _MOST_SESSIONS
     app = gradio.mount_gradio_app(
@@ -135,7 +135,7 @@ def _serve(page: DemoPage, listener: socket.socket, hosts: HostNames, folder: Pa
     )
     config = uvicorn.Config(
         RequestGuard(app, hosts, folder),
-        log_level="critical",  # Browsers that are cut off in the end would be reported as errors.
+        log_level="critical",  # Closed connections of browsers would be logged as errors at the end.
         headers=[("Content-Security-Policy", _ONLY_THIS_HOST), ("X-Content-Type-Options", "nosniff")],
         timeout_graceful_shutdown=_SECONDS_TO_END,
     )

@@ -1,4 +1,4 @@
-"""Temporary folder of fer-demo: the only place of which the server shows files, gone when it ends."""
+"""Temporary folder of fer-demo: the only folder whose files the server shows; removed when the server ends."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def find_upload(folder: Path, name: object) -> Path | None:
     try:
         path = path.resolve(strict=True)
         is_file = stat.S_ISREG(path.lstat().st_mode)
-    except (OSError, ValueError, RuntimeError):  # absent, not to be encoded, links that go round
+    except (OSError, ValueError, RuntimeError):  # missing, impossible to encode, or a loop of links
         return None
     return path if is_file and path.is_relative_to(folder) else None
 

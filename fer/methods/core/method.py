@@ -48,23 +48,23 @@ class Setting:
     given_labels: Tensor
     """int64 (N,), the perhaps wrong labels of the training samples, in the order of ``batch.index``."""
     labels_are_clean: bool = False
-    """Whether no given label is wrong. Only for what released code decides by the name of its label list."""
+    """True if no given label is wrong; only for choices that released code makes by the name of its label list."""
     evaluation_name: str = "test"
     """Prefix of the metrics of the split that is evaluated after every epoch: ``test`` or ``holdout``."""
 
 
 class Method(L.LightningModule):
-    """A way to train. A subclass states ``views`` and writes ``loss``.
+    """Base class of methods. A subclass sets ``views`` and implements ``loss``.
 
     Its constructor takes the setting and, keyword-only, plain Python values: these are saved as hyper-parameters.
-    State that follows samples is registered with ``register_sample_state`` and indexed by ``batch.index``. What a loss
+    Per-sample state (one row per training sample) is registered with ``register_sample_state``, indexed by ``batch.index``. What a loss
     computes over the samples of a batch it computes under DDP over each rank's share.
     """
 
     views: int = 1
     """1: ``batch.image`` reaches ``loss`` as a view (B, 3, H, W); 2: as a pair of views."""
     follows_total_epochs: bool = False
-    """Whether any epoch depends on how many there will be. Such a run cannot be continued with more of them."""
+    """True if an epoch depends on the total number of epochs; such a run cannot be continued with more epochs."""
 
     def __init__(self, setting: Setting) -> None:
         super().__init__()
@@ -137,7 +137,7 @@ class Method(L.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
         assert isinstance(batch.image, Tensor)
-        # Here and not in a transfer hook, because the random generators are seeded between the two.
+        # Not in a transfer hook, because the random generators are seeded after it.
         loss = self.loss(batch._replace(image=self.make_views(batch.image)))
         parts = {"loss": loss.total, **loss.parts}
         self.training_statistics.update(loss.logits, batch, parts)
@@ -152,12 +152,12 @@ class Method(L.LightningModule):
         self.epoch_record = {"lr": self.trainer.optimizers[0].param_groups[0]["lr"]}
 
     def epoch_so_far(self) -> dict[str, Any]:
-        """Collect what each rank alone knows of an interrupted epoch; a collective under DDP."""
+        """Collect each rank's own state of an interrupted epoch; a collective under DDP."""
         self._share_sample_states()
         return {"record": self.epoch_record, "statistics": self.training_statistics.state_dict()}
 
     def go_on_with_epoch(self, so_far: dict[str, Any]) -> None:
-        """Take up what ``epoch_so_far`` returned on this rank."""
+        """Restore the value that ``epoch_so_far`` returned on this rank."""
         self.epoch_record = so_far["record"]
         self.training_statistics.load_state_dict(so_far["statistics"], self.device)
 

@@ -22,7 +22,7 @@ class EvaluationMetrics(Metric):
     also where they are predicted.
     """
 
-    full_state_update = False  # A batch is counted without regard to the others.
+    full_state_update = False  # torchmetrics: a batch's update does not depend on earlier batches.
     confusion: Tensor
     """Counts (K, K) of label and prediction."""
     calibration: Tensor
@@ -36,10 +36,10 @@ class EvaluationMetrics(Metric):
 
     def update(self, probabilities: Tensor, labels: Tensor) -> None:
         confidence, predicted = probabilities.double().max(1)
-        # Not bincount, for which a GPU has to be waited.
+        # Not bincount, which makes the host wait for the GPU.
         pairs = labels * self.num_classes + predicted
         self.confusion.view(-1).index_add_(0, pairs, torch.ones_like(pairs))
-        # A softmax that saturates at 1 belongs to the last bin; NaN, which no index can be made of, shows in the sums.
+        # A confidence of 1 belongs to the last bin. NaN has no bin; it still shows in the sums.
         bins = (confidence.nan_to_num() * CALIBRATION_BINS).long().clamp(max=CALIBRATION_BINS - 1)
         values = torch.stack([torch.ones_like(confidence), confidence, (predicted == labels).double()])
         # Under trainer.precision=16-true Lightning makes it float16, which cannot count.

@@ -1,4 +1,4 @@
-"""Passes over all training samples between two epochs, for methods that judge labels by it."""
+"""Passes over all training samples between two epochs, for methods that judge labels by their outputs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fer.views.random_seeds import seed_everything
 
 @torch.no_grad()
 def over_training_samples(method: Method, function: Callable[[Batch], Tensor], *, augmented: bool = False) -> Tensor:
-    """``function`` of every training sample, in evaluation mode: (N, ...) on the method's device, alike on all ranks.
+    """Apply ``function`` to every training sample in evaluation mode: (N, ...) on the method's device, on all ranks.
 
     Costs a forward pass over the training set, held-out samples included.
 
@@ -36,7 +36,7 @@ def over_training_samples(method: Method, function: Callable[[Batch], Tensor], *
             batch: Batch = trainer.strategy.batch_to_device(loaded)
             assert isinstance(batch.image, Tensor)
             if augmented:
-                # Five numbers: no training step, which has four, draws the same.
+                # Five numbers, so that these draws differ from those of every training step, which seeds from four.
                 seed_everything(trainer.datamodule.seed, trainer.current_epoch, number, trainer.global_rank, 1)
             view = (method.augmentation.one_view if augmented else method.augmentation.test_view)(batch.image)
             found.append((batch.index, function(batch._replace(image=view)).float()))

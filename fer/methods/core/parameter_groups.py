@@ -9,7 +9,7 @@ from torch import nn
 
 
 def faster(method: nn.Module, parameters: Iterable[nn.Parameter], lr_factor: float) -> list[dict[str, Any]]:
-    """Two groups: all other parameters of the method, and ``parameters`` at ``lr_factor`` times their learning rate."""
+    """Split a method's parameters: ``parameters`` learn at ``lr_factor`` times the learning rate of all others."""
     chosen = [*parameters]
     own = {id(parameter) for parameter in chosen}
     rest = [parameter for parameter in method.parameters() if id(parameter) not in own]

@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def share_rows(states: Sequence[Tensor], seen: Sequence[Tensor], sum_over_ranks: Callable[[Tensor], Tensor]) -> None:
-    """Give all ranks, in place, the rows that any of them has been shown; every sample is shown to one.
+    """Share changed rows between all ranks, in place; each sample is shown to one rank only.
 
     Args:
         states: (N, ...), a row per training sample.

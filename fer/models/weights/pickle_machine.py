@@ -1,4 +1,4 @@
-"""Reads pickles without running them: what a pickle may name and call is for a subclass to say, nothing by default.
+"""Reader of pickles that runs nothing: a subclass says what a pickle may name and call; by default nothing.
 
 Python's own reader believes the file where it states sizes, positions and references, so that a few bytes can ask for
 gigabytes or for ever. Here every byte must be in the file, work is counted, and nothing follows references.
@@ -16,7 +16,7 @@ MOST_STEPS = 1_000_000
 """Operations, and items handed to a call, that one pickle may have; the weights of a network take some ten thousand."""
 
 _NAME_SHOWN = 120
-# Hashing a tuple hashes all that is in it, again wherever it is repeated: a nest of shared pairs takes for ever.
+# Hashing a tuple hashes all of its content, each repetition again: nested shared pairs would take forever.
 _KEYS = str | bytes | int | float | None
 
 
@@ -75,13 +75,13 @@ class PickleMachine:
         raise UnsafePickleError("objects outside the pickle")
 
     def work(self, items: int) -> None:
-        """Count the items that a call is going to look at."""
+        """Count the items that a call will read."""
         self._steps_left -= items
         if self._steps_left < 0:
             raise UnsafePickleError(f"more than {MOST_STEPS:,} steps to read it")
 
     def make(self, size: int) -> None:
-        """Count the bytes that a call is going to make: an honest file holds all of them, and none of them often."""
+        """Count the bytes that a call will create: an honest file holds each of them, and about once."""
         self._bytes_left -= size
         if self._bytes_left < 0:
             raise UnsafePickleError("several times the bytes that are in it")

@@ -13,7 +13,7 @@ class DamagedPickleError(pickle.UnpicklingError):
 
 
 class Stream:
-    """The rest of a file, of which no more can be taken than there is."""
+    """Bounded reader: never returns more bytes than the file has left."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file

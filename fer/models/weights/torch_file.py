@@ -1,4 +1,4 @@
-"""Loads what torch.save wrote, after a look at what torch would be asked to do.
+"""Files of torch.save, loaded only after a check of what the pickle asks torch to do.
 
 ``weights_only`` keeps torch from running the file's code, but not from doing what the file says: to call ``bytearray``
 with a size of gigabytes, to unpack compressed records, to hash a nest of shared tuples. So the file's own pickle is
@@ -24,7 +24,7 @@ _END_SIZE, _LOCATOR_SIZE, _END64_SIZE = 22, 20, 56
 
 
 def is_torch_file(head: bytes) -> bool:
-    """Whether a file that starts so is one of torch.save, of today's kind or of that before torch 1.6."""
+    """Tell by a file's first bytes whether torch.save wrote it, in the current format or that before torch 1.6."""
     return head.startswith(_ZIP) or head[2:].startswith(_LEGACY_START)
 
 
@@ -65,7 +65,7 @@ def _pickle_in_archive(file: BinaryIO, size: int) -> bytes:
         if len(pickles) != 1:
             raise DamagedPickleError("it is an archive, but not of torch.save")
         saved = archive.read(pickles[0])
-    # Torch finds the list of records by an offset, zipfile by its place.
+    # Torch finds the list of records by a stored offset, zipfile by its position at the end.
     file.seek(max(0, size - _END_SIZE - _LOCATOR_SIZE))
     locator = file.read(_LOCATOR_SIZE)
     place = size - _END_SIZE - _LOCATOR_SIZE - _END64_SIZE
@@ -107,7 +107,7 @@ class _Inspection(PickleMachine):
         if function is not None:
             return function
         if module in ("torch", "torch.storage"):
-            return f"{module}.{name}"  # a type of numbers, which may be named and not called
+            return f"{module}.{name}"  # a number type, which may be named but not called
         return super().find(module, name)
 
     def build(self, target: Any, state: Any) -> None:
@@ -146,7 +146,7 @@ class _Inspection(PickleMachine):
         return _described()
 
     def _tensor(self, storage: object, offset: object, shape: object, strides: object, *_: object) -> object:
-        """Torch would make room for a view of more numbers than there are."""
+        """Refuse a view of more numbers than the storage holds, for which torch would allocate memory."""
         if not (isinstance(storage, _Storage) and isinstance(shape, tuple) and isinstance(strides, tuple)):
             raise DamagedPickleError("a tensor is not made of numbers, a shape and strides")
         numbers = (offset, *shape, *strides)
@@ -159,5 +159,5 @@ class _Inspection(PickleMachine):
 
 
 def _described(*_: object) -> object:
-    """Stands for what takes no work and no memory that counts, and cannot be the key of a dict."""
+    """Make a stand-in for a small, cheap object that cannot be the key of a dict."""
     return object()

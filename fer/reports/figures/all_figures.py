@@ -1,4 +1,4 @@
-"""Every figure that the finished runs of a table support, and a line for each that they do not."""
+"""All figures that the finished runs of a table support, and a line for each figure that they do not support."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _STYLE: dict[RcKeyType, Any] = {"font.size": 8, "axes.grid": False, "savefig.dpi
 
 
 class Drawn(NamedTuple):
-    """Figures, and what is to be said of them."""
+    """Figures, and remarks about them."""
 
     files: list[Path]
     notes: list[str]
@@ -78,7 +78,7 @@ class _Remarks:
         self._missing: dict[tuple[Path, str], list[str]] = defaultdict(list)
 
     def attempt(self, subject: Subject, figure: str, make: Callable[[], T]) -> T | None:
-        """What ``make`` makes, or ``None`` and a gap to tell of where the run lacks what it needs."""
+        """Call ``make``; return ``None`` and note a gap if the run lacks what it needs."""
         try:
             return make()
         except (UserError, OSError) as error:

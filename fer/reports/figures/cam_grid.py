@@ -1,4 +1,4 @@
-"""Where networks look over the epochs: CAM of faces and of their mirror images, a group of columns for each run."""
+"""Grid of CAMs over the epochs: faces and their mirror images, a group of columns for each run."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _SEAM, _GAP, _GAP_OF_RUNS = 0.015, 0.07, 0.09
 """Between face and mirror image, pairs, and what is added between runs."""
 _PAIR, _PITCH = 2 * _FACE + _SEAM + _GAP, _FACE + 0.17
 _LEAST_WIDTH = 6.5
-"""For title and legend where there are few columns."""
+"""Least width in inches, for title and legend if there are few columns."""
 _HEAT = "viridis"
 """Grows brighter from end to end, so that it is read in gray and by everyone."""
 
@@ -50,14 +50,14 @@ class Track(NamedTuple):
     """A run's records by epoch, at least one."""
 
     name: str
-    """For file names."""
+    """Name of the run in file names."""
     title: str
     class_names: tuple[str, ...]
     records: Mapping[int, CamRecord]
 
     @property
     def faces(self) -> tuple[bytes, ...]:
-        """Equal where two runs show the same faces with the same labels."""
+        """Key of the faces: equal for two runs that show the same faces with the same labels."""
         first = next(iter(self.records.values()))
         return tuple(values.tobytes() for values in (first.file, first.image, first.clean, first.given))
 
@@ -122,7 +122,7 @@ def _chosen(record: CamRecord) -> NDArray[np.int64]:
 
 
 def _spread_out(epochs: Sequence[int], count: int) -> list[int]:
-    """At most so many epochs, evenly spread, the first and the last among them."""
+    """Choose a limited number of epochs, evenly spread, with the first and the last."""
     places = np.linspace(0, len(epochs) - 1, min(count, len(epochs))).round().astype(int)
     return [epochs[place] for place in places]
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _CELL = 0.52
-"""Inches."""
+"""Edge of a cell in inches."""
 _DARK = 0.6
 """Share from which a cell is so dark that its text must be white."""
 

@@ -76,7 +76,7 @@ def _accuracy_over(table: Table, key: str) -> tuple[Panel, list[Run]]:
 
 
 def _has_one_kind_of_noise(table: Table) -> bool:
-    """Whether runs without wrong labels, of whatever name, are the first point of a curve over noise ratios."""
+    """Tell whether runs without wrong labels can be the first point of a curve over noise ratios."""
     kinds = {(cell.settings["noise"], bool(cell.settings.get("noise.ratio"))) for cell in table.cells.values()}
     return len(kinds) == len({is_noisy for _, is_noisy in kinds})
 
@@ -105,7 +105,7 @@ def _by_epoch(cell: Cell, metric: str) -> Curve:
 
 
 def _labels(keys: Sequence[str], curves: Sequence[Values]) -> dict[Values, str]:
-    """What tells curves apart: the values in which they differ, or the first one where there is one curve only."""
+    """Label the curves by the values in which they differ, or a single curve by its first value."""
     differing = [i for i in range(len(keys)) if len({values[i] for values in curves}) > 1] or [0]
     names = [keys[i] for i in differing]
     labels = [_label(names, [values[i] for i in differing]) or "not set" for values in curves]

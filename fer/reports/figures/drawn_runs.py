@@ -1,4 +1,4 @@
-"""Which runs are drawn, how their figures are called, and what of a run the figures are made from."""
+"""Runs that are drawn, the names of their figures, and the data that the figures are made from."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ class Subject:
 
     run: Run
     name: str
-    """For file names: the last parts of the folder's path, as many as tell the runs apart."""
+    """Name in file names: the last parts of the folder's path, as many as distinguish the runs."""
     setting: str
-    """What it was trained with but for its seed, for titles."""
+    """Settings without the seed, for titles."""
     options: ReadingOptions
-    """How its configuration is read."""
+    """Options for reading the run's configuration."""
 
     @property
     def title(self) -> str:
@@ -55,7 +55,7 @@ class Subject:
 
     @cached_property
     def data(self) -> FaceDataModule:
-        """The very images and labels that it was trained on.
+        """Read the images and labels that the run was trained on.
 
         Raises:
             UserError: they are not there, or others are.
@@ -66,7 +66,7 @@ class Subject:
 
     @cached_property
     def cams(self) -> dict[int, CamRecord]:
-        """Its records of maps by epoch, at least one.
+        """Read the run's records of maps by epoch, at least one.
 
         Raises:
             RunFolderError: there is none, or one cannot be read or does not fit the run.
@@ -96,7 +96,7 @@ class Subject:
 
 
 def subjects(table: Table, options: ReadingOptions) -> list[list[Subject]]:
-    """For each configuration with a finished run all of them, the lowest seed first."""
+    """Group the finished runs by configuration, the lowest seed first."""
     names = _names([run for run in table.runs if run.state == "done"])
     settings = {place: _setting(table, cell) for place, cell in table.cells.items()}
     return [
@@ -107,7 +107,7 @@ def subjects(table: Table, options: ReadingOptions) -> list[list[Subject]]:
 
 
 def _seed(run: Run) -> tuple[bool, int, str]:
-    """Numbers by size, before anything else."""
+    """Sort key of a seed: numbers by size, before anything else."""
     return (False, run.seed, "") if isinstance(run.seed, int) else (True, 0, str(run.seed))
 
 

@@ -29,7 +29,7 @@ class Embedding(NamedTuple):
     """Training samples of a finished run, some or all."""
 
     plane: NDArray[np.float32]
-    """Where they are drawn, (n, 2)."""
+    """Positions in the plane, (n, 2)."""
     given: NDArray[np.int64]
     """Labels (n,)."""
     clean: NDArray[np.int64]
@@ -90,7 +90,7 @@ def features_figure(found: Embedding, class_names: Sequence[str], title: str) ->
     size = float(np.clip(9000 / len(found.plane), 4, 30))
     handles = {}
     for axes, labels, name in zip(panels, (found.given, found.clean), ("given labels", "true labels"), strict=True):
-        for label in np.bincount(labels, minlength=len(class_names)).argsort()[::-1]:  # small classes lie on top
+        for label in np.bincount(labels, minlength=len(class_names)).argsort()[::-1]:  # draw small classes last, on top
             # A class's color and marker together are its own, up to 49 classes.
             color, marker = COLORS[label % len(COLORS)], MARKERS[(label + label // len(COLORS)) % len(MARKERS)]
             points = found.plane[labels == label]

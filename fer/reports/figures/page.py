@@ -1,4 +1,4 @@
-"""A page measured in inches, for faces with captions, of which it takes hundreds where axes for each take minutes."""
+"""Page measured in inches for hundreds of captioned faces on one Axes; one Axes for each face takes minutes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 POINT = 1 / 72
-"""Inches."""
+"""Length of a point in inches."""
 
 
 class Sheet:

@@ -1,4 +1,4 @@
-"""Reliability diagrams: whether a confidence is the share of right predictions (Guo et al., ICML 2017)."""
+"""Reliability diagrams: accuracy by confidence (Guo et al., ICML 2017)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _ACCURACY, _CONFIDENCE = COLORS[5], COLORS[1]
 
 
 class Reliability(NamedTuple):
-    """Per bin of confidence, (CALIBRATION_BINS,), as ``test/ece`` counts them; means of empty bins are NaN."""
+    """Statistics of each bin of confidence, (CALIBRATION_BINS,), as in ``test/ece``; means of empty bins are NaN."""
 
     number: NDArray[np.int64]
     confidence: NDArray[np.float64]

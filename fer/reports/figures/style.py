@@ -1,4 +1,4 @@
-"""How figures look and how they are written: one style, colors that everyone can tell apart, PNG and SVG."""
+"""Style and output of figures: one style, colors for color-blind readers too, PNG and SVG."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#00
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
 _WIDTH = 0.55
-"""Of a character, in its size."""
+"""Average width of a character, relative to its size."""
 
 _STYLE: dict[RcKeyType, Any] = {
     "font.size": 11,
@@ -28,7 +28,7 @@ _STYLE: dict[RcKeyType, Any] = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "savefig.dpi": 150,
-    "text.parse_math": False,  # a name is a name
+    "text.parse_math": False,  # a class name is text, not mathematics
     "svg.hashsalt": "fer-report",  # the same runs give the same file
 }
 
@@ -45,7 +45,7 @@ def shorten(text: str, width: float, size: float) -> str:
 
 
 def _characters(width: float, size: float) -> int:
-    """So many of them fit, as wide as they are in words on average."""
+    """Estimate how many characters fit, by their average width in words."""
     return max(2, int(width / (_WIDTH * size / 72)))
 
 

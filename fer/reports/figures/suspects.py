@@ -1,4 +1,4 @@
-"""Training labels that a trained network contradicts most confidently: what a curator would look at again first."""
+"""Suspect labels: training labels that a trained network contradicts most confidently."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def suspect_rows(train: SplitTable) -> Iterator[list[Any]]:
 
 
 def precision(train: SplitTable) -> str:
-    """How many of the first suspects have a wrong label indeed, in words."""
+    """Say in words how many of the first suspects have a wrong label."""
     order = suspects(train)
     counted = f"{len(order):,} of {len(train):,} training labels are contradicted"
     if not len(order):

@@ -24,7 +24,7 @@ from fer.views.batch import Batch
 log = logging.getLogger(__name__)
 
 COSTS = ("seconds", "samples_per_second", "gpu_memory_gib")
-"""Keys of a record that the machine decides upon, so that they differ between two runs of the same.
+"""Keys of a record that depend on the machine, so that they differ between two runs of the same command.
 
 ``seconds`` is a whole epoch's, ``samples_per_second`` that of training over all devices, ``gpu_memory_gib`` the most
 that the first GPU, where there is one, has held at a time.
@@ -50,7 +50,7 @@ class RunWriter(Checkpoint):
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         with _first_rank_writes(trainer, self.folder.best_checkpoint) as writes:
             if writes:
-                self._keep_best()  # a crash may have come between the two
+                self._keep_best()  # a crash may have happened between the two writes
 
     def state_dict(self) -> dict[str, float]:
         return {"samples": self._samples, "training_seconds": self._training_seconds}
@@ -60,7 +60,7 @@ class RunWriter(Checkpoint):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._started, self._behind = time.perf_counter(), epochs_behind(trainer)
-        self._epoch_started = self._started - self._training_seconds  # of an epoch that was interrupted
+        self._epoch_started = self._started - self._training_seconds  # left over from an interrupted epoch
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._epoch_started, self._samples = time.perf_counter(), 0
@@ -111,7 +111,7 @@ class RunWriter(Checkpoint):
 
 @contextmanager
 def _first_rank_writes(trainer: L.Trainer, file: Path) -> Iterator[bool]:
-    """Whether this rank is the one that writes; if it cannot, every rank says so and none waits for it.
+    """Tell whether this rank writes; if writing fails, every rank raises the error, so that none waits.
 
     Raises:
         TrainingError: the disk is full, or whatever else the system says.

@@ -14,7 +14,7 @@ from fer.views.batch import Batch
 
 class _Step(NamedTuple):
     number: int
-    """Within its epoch, from 1 on."""
+    """Number of the step in its epoch, from 1."""
     samples: Tensor
     """Positions in the training table, (B,)."""
     losses: Tensor
@@ -53,7 +53,7 @@ class StepLosses(L.Callback):
                     logger.log_metrics({f"step/{name}": v for name, v in values.items()}, step=trainer.global_step)
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """No state that has diverged is kept."""
+        """Check all unread losses first, so that no diverged state is saved."""
         if self._unread:
             self._read(trainer)
 
@@ -95,5 +95,5 @@ class StepLosses(L.Callback):
         step = self._unread[first]
         values = zip(self._names, losses[first].tolist(), finite[first].tolist(), strict=True)
         faulty = [f"{name} is {value}" for name, value, is_finite in values if not is_finite]
-        # The total is faulty because a part is.
+        # Name the part: the total is not finite because a part is not.
         return _Fault(step.number, ", ".join(faulty[1:] or faulty), step.samples.tolist())

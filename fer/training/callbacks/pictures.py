@@ -70,7 +70,7 @@ class Pictures(Showing):
         assert isinstance(pl_module, Method) and trainer.max_epochs is not None
         if trainer.current_epoch not in chosen_epochs(self.epochs, trainer.max_epochs):
             return
-        # By every rank, whatever becomes of the pictures of the first one.
+        # On every rank, also if rank 0 fails to draw its pictures.
         confusion = pl_module.sum_over_ranks(pl_module.evaluation_metrics.confusion.clone())
         tasks: list[Future[None]] = []
         with ThreadPoolExecutor(1) as other:  # the disk and the encoder work while the next picture is drawn
@@ -84,7 +84,7 @@ class Pictures(Showing):
             self.attempt(trainer, task.result)
 
     def _prepare(self, trainer: L.Trainer, method: Method) -> None:
-        """Choose the faces, and do all for no one that an epoch does: the first one would wait for whatever is new."""
+        """Choose the faces and do one throw-away pass, so that the first epoch does not wait for caches."""
         data: FaceDataModule = trainer.datamodule  # type: ignore[attr-defined]
         self._faces = _shown_faces(data, method)
         with trainer.precision_plugin.val_step_context():

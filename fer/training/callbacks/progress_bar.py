@@ -79,7 +79,7 @@ class EpochBar(RichProgressBar):
         return dict(self._shown)
 
     def configure_columns(self, trainer: L.Trainer) -> list[Any]:
-        """Without the times of the epoch."""
+        """Choose the bar's columns, without the epoch's times."""
         return [column for column in super().configure_columns(trainer) if not isinstance(column, CustomTimeColumn)]
 
     def _get_train_description(self, current_epoch: int) -> str:

@@ -25,7 +25,7 @@ _WRITTEN_LAST = "projector_config.pbtxt"
 
 
 class Projector(Showing):
-    """After training writes features of training faces with thumbnails, true and given labels.
+    """Writes features of training faces with thumbnails, true and given labels after training.
 
     No epoch waits for them. A run that ended before they were written does so when it has been resumed.
 
@@ -80,6 +80,6 @@ def _labels(given: int, clean: int, class_names: tuple[str, ...]) -> list[str]:
 
 
 def _short(features: Tensor) -> Tensor:
-    """Rounded to a thousandth of their spread, because they are written in digits."""
+    """Round features to a thousandth of their spread, since they are written as decimal text."""
     spread = features.std().clamp(min=1e-12).double()
     return (features.double() / spread).round(decimals=3)

@@ -1,4 +1,4 @@
-"""Seeds every random generator at each step."""
+"""Seeds of all random generators at each step."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which faces a run shows while it trains: a few that stand for every class, chosen by their labels alone."""
+"""Choice of the faces that a run shows while it trains: a few of every class, chosen by their labels alone."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _MOST_WRONG_LABELS = 7
 
 
 def shown_test_faces(labels: IntArray) -> IntArray:
-    """About eight positions in the test split, equally many of each class where there are few classes.
+    """Choose about eight positions in the test split, equally many of each class if there are few classes.
 
     Args:
         labels: of the test split, (n,).
@@ -23,7 +23,7 @@ def shown_test_faces(labels: IntArray) -> IntArray:
 
 
 def shown_wrong_labels(clean: IntArray, given: IntArray, trained: IntArray) -> IntArray:
-    """Up to seven positions in the training split of faces that are trained with a wrong label, of different classes.
+    """Choose up to seven training faces with wrong labels, of different classes, as positions in the split.
 
     Args:
         clean: true labels of the training split, (n,), -1 where unknown.
@@ -38,7 +38,7 @@ def shown_wrong_labels(clean: IntArray, given: IntArray, trained: IntArray) -> I
 
 
 def evenly_spread(positions: IntArray, most: int) -> IntArray:
-    """At most ``most`` of the positions, from all over them."""
+    """Pick at most ``most`` of the positions, evenly spread."""
     count = min(most, len(positions))
     return positions[np.arange(count) * len(positions) // max(1, count)]
 

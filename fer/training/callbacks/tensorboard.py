@@ -21,12 +21,12 @@ log = logging.getLogger(__name__)
 
 _JPEG_QUALITY = 85
 
-# TensorBoard's own goes over every byte in Python: 15 ms for a picture of 100 kB, in which training stands still.
+# TensorBoard's own function loops over bytes in Python: 15 ms for a picture of 100 kB, while training waits.
 pywrap_tensorflow.crc32c = google_crc32c.value
 
 
 class Showing(L.Callback):
-    """A callback without which the run would be the same: it leaves the random generators alone and never ends a run.
+    """Callback that cannot change a run: it does not use the random generators and never ends a run.
 
     Only the first rank shows anything; what it does in ``attempt`` must not wait for others.
     """
@@ -42,7 +42,7 @@ class Showing(L.Callback):
         try:
             with torch.random.fork_rng([device] if device.type == "cuda" else []):
                 show()
-        except Exception as error:  # whatever it is: training is worth more than a picture of it
+        except Exception as error:  # any exception: a picture must not end a training
             if not self._has_warned:
                 log.warning(
                     "%s left something out in epoch %d, and training goes on: %s: %s",

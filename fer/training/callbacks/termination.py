@@ -1,4 +1,4 @@
-"""Effect of SIGTERM: a training ends at its next step, from where the same command goes on; all else ends at once."""
+"""Handling of SIGTERM: a training ends after its current step and can be resumed; all else ends at once."""
 
 from __future__ import annotations
 
@@ -82,11 +82,11 @@ class SaveWhenTerminated(SignalsAsBefore, Checkpoint):
         if self._epoch_so_far:
             pl_module.go_on_with_epoch(self._epoch_so_far[trainer.global_rank])
             self._epoch_so_far = []
-        # Processes ask each other on the CPU, so that no GPU has to be waited for.
+        # Ranks ask each other on the CPU, so that none waits for its GPU.
         if trainer.world_size > 1 and distributed.get_backend() != "gloo":
             self._group = distributed.new_group(backend="gloo")
         self._handle_by(self._ask)
-        # A signal that has come since Lightning put its handler in, which would end the training with status 0.
+        # A signal since Lightning set its own handler, which would end the training with status 0.
         self.is_asked |= trainer.received_sigterm
         trainer._signal_connector.received_sigterm = False
 

@@ -119,7 +119,7 @@ def _lay(picture: Pixels, x: int, y: int, piece: Pixels) -> None:
 
 def _write(picture: Pixels, x: int, y: int, text: str) -> None:
     for number, line in enumerate(text.split("\n")):
-        if line:  # an empty one leaves what another name has written there
+        if line:  # an empty piece keeps the picture below
             _lay(picture, x, y + number * _line_height(), _line(line))
 
 
