@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageDraw
+from support.disk_limits import lift_limit
 from support.project import CHOICES, PROJECT, Train
 from support.ranks import Ranks
 from xdist.scheduler import LoadScopeScheduling
@@ -129,6 +130,13 @@ def ranks() -> Iterator[dict[int, Ranks]]:
     yield groups
     for group in groups.values():
         group.stop()
+
+
+@pytest.fixture
+def unlimited() -> Iterator[None]:
+    """Lift the limit on the size of files after the test."""
+    yield
+    lift_limit()
 
 
 @pytest.fixture

@@ -179,7 +179,7 @@ def test_foreign_files_in_a_refused_folder_are_kept(train: Train, tmp_path: Path
         ("~backbone.weights", "backbone.weights is null"),
         ("method=dividmix", r"no method=dividmix \(did you mean dividemix\?\); choose one of ad_corre, ce"),
         ("hydra/launcher=nosuch", "no hydra/launcher=nosuch; choose one of .*gpus"),
-        ("method=null", "a group takes the name of one of its options"),
+        ("method=null", "a config group needs the name of one of its options"),
         ("method.lam=[1,2", r"cannot read 'method.lam=\[1,2'.*close every quote and bracket"),
         ("method.lam='5", "cannot read"),
         ("method.lam", "cannot read 'method.lam': give KEY=VALUE"),

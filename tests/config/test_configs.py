@@ -16,13 +16,12 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from hydra import compose as hydra_compose
-from hydra import initialize_config_dir
 from hydra.errors import HydraException
 from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 from support.method_overrides import overrides_of
 from support.project import CHOICES, PROJECT, Train
+from support.run_dirs import run_dir
 
 from fer.config.compose import CONFIG_DIR, compose
 from fer.config.instantiate import instantiate_node
@@ -300,23 +299,16 @@ def test_a_misspelt_key_is_named() -> None:
         compose(["method.lamda=5"])
 
 
-def run_dir(*overrides: str) -> str:
-    """The run folder that the command line would use."""
-    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
-        config = hydra_compose("train", overrides=list(overrides), return_hydra_config=True)
-    return str(config.hydra.run.dir)
-
-
 def test_run_folders_are_named_by_content() -> None:
-    assert run_dir() == "outputs/demo/eac-tiny-symmetric0.3-lam5/seed0"
+    assert run_dir() == "demo/eac-tiny-symmetric0.3-lam5/seed0"
     ce = run_dir("experiment=ce_raf_db", "noise=pair", "noise.ratio=0.20", "seed=4")
-    assert ce == "outputs/ce_raf_db/ce-resnet18-pair0.2/seed4"
-    assert run_dir("data=raf_db").startswith("outputs/raf_db/eac-resnet18-none-lam5/")
+    assert ce == "ce_raf_db/ce-resnet18-pair0.2/seed4"
+    assert run_dir("data=raf_db").startswith("raf_db/eac-resnet18-none-lam5/")
 
 
 def test_other_keys_are_appended_unless_they_cannot_change_a_result() -> None:
-    folder = run_dir("optim.lr=0.1", "augment.size=32", "num_workers=2", "output_dir=out")
-    assert folder == "out/demo/eac-tiny-symmetric0.3-lam5-augment.size@32-optim.lr@0.1/seed0"
+    folder = run_dir("optim.lr=0.1", "augment.size=32", "num_workers=2")
+    assert folder == "demo/eac-tiny-symmetric0.3-lam5-augment.size@32-optim.lr@0.1/seed0"
     assert run_dir("backbone.weights=face.pth").endswith("-backbone.weights@face.pth/seed0")
 
 

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from support.project import PROJECT
-from support.stored_faces import SIZE, make_faces, open_store, picture, table_of
+from support.stored_faces import SIZE, open_store, picture, table_of
 
 from fer.data.images import content_hashes, store_building, store_files
 from fer.data.images import decode as decode_module
@@ -35,17 +35,6 @@ def encoded(kind: str) -> bytes:
     stream = io.BytesIO()
     picture(0).save(stream, kind)
     return stream.getvalue()
-
-
-@pytest.fixture
-def faces(tmp_path: Path) -> Path:
-    """Five small PNG files."""
-    return make_faces(tmp_path / "faces")
-
-
-@pytest.fixture
-def cache(tmp_path: Path) -> Path:
-    return tmp_path / "cache"
 
 
 def test_row_i_holds_the_pixels_of_file_i_read_only(faces: Path, cache: Path) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from support.project import PROJECT
-from support.stored_faces import SIZE, make_faces, open_store, pixels_of, table_of
+from support.stored_faces import SIZE, open_store, pixels_of, table_of
 
 from fer.data.images.store import ImageStore
 
@@ -75,16 +75,6 @@ class Builder:
 
 
 Start = Callable[..., Builder]
-
-
-@pytest.fixture
-def faces(tmp_path: Path) -> Path:
-    return make_faces(tmp_path / "faces")
-
-
-@pytest.fixture
-def cache(tmp_path: Path) -> Path:
-    return tmp_path / "cache"
 
 
 @pytest.fixture

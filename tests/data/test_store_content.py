@@ -29,13 +29,8 @@ pytestmark = pytest.mark.measured
 
 @pytest.fixture
 def faces(tmp_path: Path) -> Path:
-    """Five .bmp files of the same size."""
+    """Make five .bmp files of the same size."""
     return make_faces(tmp_path / "faces", suffix=".bmp")
-
-
-@pytest.fixture
-def cache(tmp_path: Path) -> Path:
-    return tmp_path / "cache"
 
 
 @pytest.fixture

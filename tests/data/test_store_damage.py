@@ -13,7 +13,6 @@ import resource
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,16 +31,6 @@ from fer.data.images.store_files import DamagedStoreError, array_header, facts_f
 from fer.errors import ConfigError
 
 pytestmark = pytest.mark.measured
-
-
-@pytest.fixture
-def faces(tmp_path: Path) -> Path:
-    return make_faces(tmp_path / "faces")
-
-
-@pytest.fixture
-def cache(tmp_path: Path) -> Path:
-    return tmp_path / "cache"
 
 
 @pytest.fixture
@@ -308,13 +297,6 @@ def test_what_the_disk_cannot_read_is_made_anew(
     store = ImageStore.open(table_of(faces), size=SIZE, cache_dir=cache, thorough=thorough)
     assert store.path == path and path.stat().st_ino != broken
     assert "is made anew" in caplog.text
-
-
-@pytest.fixture
-def unlimited() -> Iterator[None]:
-    yield
-    hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
-    resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
 
 
 @pytest.mark.usefixtures("unlimited")

@@ -17,23 +17,13 @@ from urllib.parse import quote, urlsplit
 import pytest
 from PIL import Image
 from support.demo_pages import API, LOOPBACK, MULTIPART, Server, part, start
-from support.project import CHOICES
 
-from fer.config.compose import compose
-from fer.launch import run_job
 from fer.runs.run_folder import RunFolder
 
 pytest.importorskip("gradio", reason='the page needs Gradio: pip install -e ".[demo]"')
 
 LIMIT = 20 * 2**20
 JSON = {"Content-Type": "application/json"}
-
-
-@pytest.fixture(scope="module")
-def run(overrides: list[str], tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
-    folder = tmp_path_factory.mktemp("strangers") / "run"
-    run_job.run(compose(overrides), folder, CHOICES)
-    return RunFolder(folder)
 
 
 @pytest.fixture(scope="module")

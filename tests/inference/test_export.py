@@ -11,8 +11,9 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from support.csv_tables import rows
 from support.photographs import Pasted, photograph, train_on_demo_faces
-from support.predicting import predict, rows
+from support.predicting import predict
 
 from fer.errors import ConfigError
 from fer.inference.faces import STANDARD_TEMPLATE

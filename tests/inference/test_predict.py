@@ -14,8 +14,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from support.csv_tables import rows
 from support.photographs import Pasted, faces, photograph, train_on_demo_faces
-from support.predicting import predict, rows
+from support.predicting import predict
 from support.project import PROJECT
 
 from fer.errors import ConfigError, UserError

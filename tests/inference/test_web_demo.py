@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -13,27 +12,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support.browsing import open_browser, open_page, train_with_class_names
 from support.demo_pages import LOOPBACK, Server, start
 from support.photographs import Pasted, photograph
-from support.project import CHOICES, PROJECT
+from support.project import PROJECT
 
-from fer.config.compose import compose
 from fer.data.images.decode import decode, pixels
 from fer.errors import UserError
 from fer.inference.model import RunModel
 from fer.inference.page.server import Demo
-from fer.launch import run_job
 from fer.runs.run_folder import RunFolder
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 PLACES = [Pasted((150, 200), 180, 0), Pasted((450, 260), 140, 25)]
-
-
-@pytest.fixture(scope="module")
-def run(overrides: list[str], tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
-    folder = tmp_path_factory.mktemp("demo") / "run"
-    run_job.run(compose(overrides), folder, CHOICES)
-    return RunFolder(folder)
 
 
 @pytest.fixture(scope="module")
@@ -47,27 +37,19 @@ def server(run: RunFolder, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    if CHROMIUM is None:
-        pytest.skip("needs chromium, chromium-browser or google-chrome")
-    api = pytest.importorskip("playwright.sync_api", reason="needs pip install playwright, without its browsers")
-    arguments = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-    arguments += ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
-    with api.sync_playwright() as playwright:
-        yield playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
+    camera = ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
+    with open_browser("--disable-gpu", *camera) as browser:
+        yield browser
 
 
 @pytest.fixture
 def page(browser: Any, server: Server) -> Iterator[Any]:
-    """The page in a browser of its own; it may have asked nobody but the server, and nor may the server."""
-    context = browser.new_context(viewport={"width": 1280, "height": 900}, permissions=["camera"])
-    context.set_default_timeout(60_000)
+    """Open fer-demo's page, and check that page and server have connected to no other host."""
     asked: list[str] = []
-    context.on("request", lambda request: asked.append(request.url))
-    page = context.new_page()
-    page.goto(server.url)
-    page.get_by_text("its faces appear here").wait_for()
-    yield page
-    context.close()
+    with open_page(browser, asked, viewport={"width": 1280, "height": 900}, permissions=["camera"]) as page:
+        page.goto(server.url)
+        page.get_by_text("its faces appear here").wait_for()
+        yield page
     assert len(asked) > 10
     assert {url for url in asked if not url.startswith((server.url, "data:", "blob:"))} == set()
     assert {*server.heard.read_text().split()} <= LOOPBACK
@@ -82,14 +64,10 @@ STRANGE_NAMES = (
 
 @pytest.fixture(scope="module")
 def strange_run(overrides: list[str], shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
-    """A run whose classes and folder have names with markup."""
+    """Train a run whose classes and folder have names with markup."""
     root = tmp_path_factory.mktemp("strange")
-    for split in ("train", "test"):
-        for name, strange in zip(("bar", "disc", "line"), STRANGE_NAMES, strict=True):
-            shutil.copytree(shapes / split / name, root / "data" / split / strange)
     folder = root / "<b>${1+1} {{1+1}} **b** $x$ _e_" / "[a](javascript:alert(1)) `c`"
-    run_job.run(compose([*overrides, f"data.root={root / 'data'}"]), folder, CHOICES)
-    return RunFolder(folder)
+    return train_with_class_names(STRANGE_NAMES, overrides, shapes, root / "data", folder)
 
 
 def upload(page: Any, file: Path) -> None:

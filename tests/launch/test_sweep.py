@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from support.interruptions import EPOCHS, assert_same_outcome
+from support.interruptions import assert_same_outcome
+from support.launching import ALL_EPOCHS, run_folders
 from support.project import PROJECT, Train
 from support.sweeping import (
     Command,
@@ -31,12 +32,6 @@ from fer.runs.run_folder import RunFolder
 GRID = ["method=ce,eac", "seed=0,1"]
 RATES = "0.01,0.02"
 FAULTS = ["bad", "diverging", "exhausted", "good", "raising"]
-ALL_EPOCHS = [f"{epoch + 1}/{EPOCHS}" for epoch in range(EPOCHS)]
-
-
-def run_folders(output: Path) -> list[Path]:
-    found = {file.parent for name in ("config.yaml", "error.txt") for file in output.rglob(name)}
-    return sorted(found, key=lambda folder: folder.relative_to(output).parts)
 
 
 def summary(command: Command | Ended) -> list[str]:

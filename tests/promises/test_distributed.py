@@ -20,6 +20,7 @@ import pytest
 import torch
 from PIL import Image
 from support.disk_limits import LAST, lift_limit, room_for
+from support.interruptions import PowerCut, assert_same_outcome, records
 from support.project import CHOICES, PROJECT
 from support.ranks import Ranks
 from support.spoiling import spoil
@@ -34,7 +35,6 @@ from fer.launch import run_job
 from fer.runs.cams import read_cam_records
 from fer.runs.run_folder import RunFolder
 from fer.training import experiment
-from fer.training.callbacks.epoch_records import COSTS
 
 TWENTY_STEPS = ["batch_size=32", "train_samples=51", "trainer.max_epochs=10"]  # 32 and 19 an epoch: uneven shares
 THREE_RANKS = ["batch_size=30", "train_samples=50", "trainer.max_epochs=3"]  # 20 samples in the last batch: 7, 7, 6
@@ -66,10 +66,6 @@ def train_on(overrides: list[str], ranks: RankGroups, tmp_path_factory: pytest.T
     return run
 
 
-def records(folder: RunFolder) -> list[dict[str, Any]]:
-    return [{k: v for k, v in record.items() if k not in COSTS} for record in folder.records()]
-
-
 def weights(folder: RunFolder) -> dict[str, Tensor]:
     state: dict[str, Tensor] = torch.load(folder.last_checkpoint, weights_only=True)["state_dict"]
     return state
@@ -79,14 +75,6 @@ def files(folder: RunFolder) -> list[tuple[str, str]]:
     """Split and name of every sample in ``predictions.csv``."""
     with folder.predictions_file.open(newline="") as stream:
         return [(row["split"], row["file"]) for row in csv.DictReader(stream)]
-
-
-def assert_same_outcome(folder: RunFolder, other: RunFolder) -> None:
-    assert records(folder) == records(other)
-    assert folder.predictions_file.read_bytes() == other.predictions_file.read_bytes()
-    first, second = weights(folder), weights(other)
-    assert first.keys() == second.keys()
-    assert all(torch.equal(first[key], second[key]) for key in first)
 
 
 @pytest.mark.parametrize(
@@ -105,7 +93,7 @@ def test_training_is_that_of_one_device(
     devices: int, options: tuple[str, ...], tolerance: float, train_on: TrainOn
 ) -> None:
     alone, together = train_on(1, *options), train_on(devices, *options)
-    for one, many in zip(records(alone), records(together), strict=True):
+    for one, many in zip(records(alone.path), records(together.path), strict=True):
         assert many == pytest.approx(one, rel=0, abs=tolerance)
     expected, actual = weights(alone), weights(together)
     assert expected.keys() == actual.keys()
@@ -123,11 +111,11 @@ def test_predictions_list_every_sample_once_and_in_the_same_order(train_on: Trai
 
 def test_without_synchronized_statistics_all_ranks_evaluate_as_the_checkpoint_does(train_on: TrainOn) -> None:
     folder = train_on(2, "sync_batchnorm=false")
-    assert_same_outcome(train_on(2, "sync_batchnorm=false", name="again"), folder)
-    assert records(folder) != records(train_on(2))
+    assert_same_outcome(train_on(2, "sync_batchnorm=false", name="again").path, folder.path)
+    assert records(folder.path) != records(train_on(2).path)
     config = folder.config()
     config["trainer"]["devices"] = 1
-    recorded = {key: value for key, value in records(folder)[-1].items() if key.startswith("test/")}
+    recorded = {key: value for key, value in records(folder.path)[-1].items() if key.startswith("test/")}
     assert experiment.evaluate(read_settings(config), folder) == pytest.approx(recorded, abs=1e-6)
 
 
@@ -226,28 +214,13 @@ def test_ranks_without_a_sample_take_part(
     ranks[3](train, tmp_path / "run", [*few, "trainer.devices=3"])
     run = RunFolder(tmp_path / "run")
     assert [split for split, _ in files(run)] == ["test"] * 2 + ["train"] * 14
-    recorded = {name: value for name, value in records(run)[0].items() if name.startswith("test/")}
+    recorded = {name: value for name, value in records(run.path)[0].items() if name.startswith("test/")}
     assert experiment.evaluate(
         read_settings({**run.config(), "trainer": {**run.config()["trainer"], "devices": 1}}), run
     ) == (pytest.approx(recorded, abs=1e-6))
 
 
 # Crashes
-
-
-class PowerCut(BaseException):
-    """No error that the program could record."""
-
-
-class CutPower(L.Callback):
-    """Ends the work of every rank in the middle of an epoch."""
-
-    def __init__(self, epoch: int) -> None:
-        self.epoch = epoch
-
-    def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
-        if trainer.current_epoch == self.epoch:
-            raise PowerCut
 
 
 class Kill(L.Callback):
@@ -307,7 +280,7 @@ def test_same_command_twice_gives_identical_results(
     undisturbed: RunFolder, on_two: list[str], ranks: RankGroups, tmp_path: Path
 ) -> None:
     ranks[2](train, tmp_path / "again", on_two)
-    assert_same_outcome(RunFolder(tmp_path / "again"), undisturbed)
+    assert_same_outcome(tmp_path / "again", undisturbed.path)
 
 
 @pytest.mark.parametrize("epoch", [0, 2])
@@ -319,11 +292,11 @@ def test_interrupted_run_resumes_to_the_same_result(
         ranks[2](
             train,
             folder.path,
-            [*on_two, "+callbacks.cut._target_=test_distributed.CutPower", f"+callbacks.cut.epoch={epoch}"],
+            [*on_two, "+callbacks.cut._target_=support.interruptions.CutPower", f"+callbacks.cut.epoch={epoch}"],
         )
     assert folder.state == "incomplete" and len(folder.records()) == epoch
     ranks[2](train, folder.path, on_two)
-    assert_same_outcome(folder, undisturbed)
+    assert_same_outcome(folder.path, undisturbed.path)
 
 
 def test_all_ranks_stop_for_a_loss_that_one_of_them_met(on_two: list[str], ranks: RankGroups, tmp_path: Path) -> None:
@@ -352,7 +325,7 @@ def test_killed_rank_is_started_again_from_the_last_checkpoint(
     assert (tmp_path / "diary" / "1").is_file()
     assert folder.state == "done" and result == folder.result()
     assert not folder.error_file.exists()
-    assert_same_outcome(folder, undisturbed)
+    assert_same_outcome(folder.path, undisturbed.path)
 
 
 def test_killed_rank_without_restarts_is_named_and_the_run_can_go_on(
@@ -368,7 +341,7 @@ def test_killed_rank_without_restarts_is_named_and_the_run_can_go_on(
     with time_limit(150):
         train(folder.path, on_two)
     assert folder.state == "done" and not folder.error_file.exists()
-    assert_same_outcome(folder, undisturbed)
+    assert_same_outcome(folder.path, undisturbed.path)
 
 
 @pytest.mark.slow
@@ -392,4 +365,4 @@ def test_no_rank_outlives_the_process_that_started_it(
     folder = RunFolder(tmp_path / "run")
     assert folder.state == "incomplete" and len(folder.records()) == 1
     ranks[2](train, folder.path, on_two, folder.config()["choices"])
-    assert_same_outcome(folder, undisturbed)
+    assert_same_outcome(folder.path, undisturbed.path)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
+from support.interruptions import records
 from support.project import CHOICES
 from support.watching import Watch
 
@@ -17,7 +17,6 @@ from fer.launch import run_job
 from fer.launch.run_job import resolve
 from fer.runs.run_folder import RunFolder
 from fer.training import experiment
-from fer.training.callbacks.epoch_records import COSTS
 from fer.views.batch import Batch
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -25,10 +24,6 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a G
 METHODS = sorted(path.stem for path in (CONFIG_DIR / "method").glob("*.yaml"))
 GPU = ["trainer.accelerator=gpu", "trainer.enable_progress_bar=false"]
 COMPILED = [["compile=true"], ["compile=reduce-overhead"], ["compile=reduce-overhead", "trainer.precision=bf16-mixed"]]
-
-
-def records(folder: Path) -> list[dict[str, Any]]:
-    return [{k: v for k, v in record.items() if k not in COSTS} for record in RunFolder(folder).records()]
 
 
 class WatchGpu(Watch):

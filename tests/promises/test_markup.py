@@ -9,7 +9,6 @@ import logging
 import os
 import re
 import shlex
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -24,22 +23,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 from lightning.pytorch.loggers import TensorBoardLogger
 from rich.console import Console
-from support.project import CHOICES, PROJECT
+from support.browsing import open_browser, open_page, train_with_class_names
+from support.project import PROJECT
 from support.run_folders import write_run
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugin_util import markdown_to_safe_html
 
 from fer.cli import report
-from fer.config.compose import compose
 from fer.files import terminal
 from fer.files.visible_text import visible_name
-from fer.launch import run_job
 from fer.reports import formats
 from fer.reports.document import Document, Entry, Grid
 from fer.reports.run_summary import print_run
 from fer.training.callbacks.run_card import RunCard
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 MARKUP = (
     "<img src=x onerror=document.title='owned'>",
     "**bold** [a](javascript:alert(1)) ![b](http://192.0.2.1/b.png)",
@@ -56,42 +53,29 @@ def class_name(markup: str) -> str:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    if CHROMIUM is None:
-        pytest.skip("needs chromium, chromium-browser or google-chrome")
-    api = pytest.importorskip("playwright.sync_api", reason="needs pip install playwright, without its browsers")
-    arguments = ["--headless", "--no-sandbox", "--disable-background-networking", "--enable-unsafe-swiftshader"]
-    with api.sync_playwright() as playwright:
-        yield playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
+    with open_browser("--enable-unsafe-swiftshader") as browser:
+        yield browser
 
 
 @pytest.fixture
 def page(browser: Any) -> Iterator[Any]:
-    """A page on which nothing of the markup may come to life, and that may load nothing but what is its own."""
-    context = browser.new_context(viewport={"width": 1500, "height": 1000})
-    context.set_default_timeout(60_000)
+    """Open a page, and check that it rendered no markup and loaded nothing from elsewhere."""
     asked: list[str] = []
-    context.on("request", lambda request: asked.append(request.url))
-    page = context.new_page()
-    page.on("dialog", lambda dialog: (asked.append(f"dialog {dialog.message}"), dialog.dismiss()))
-    yield page
-    assert page.title() in ("TensorBoard", "fer-report")
-    assert page.locator(RENDERED).count() == 0
-    context.close()
+    with open_page(browser, asked, viewport={"width": 1500, "height": 1000}) as page:
+        page.on("dialog", lambda dialog: (asked.append(f"dialog {dialog.message}"), dialog.dismiss()))
+        yield page
+        assert page.title() in ("TensorBoard", "fer-report")
+        assert page.locator(RENDERED).count() == 0
     assert [url for url in asked if not url.startswith(("file:", "data:", "blob:", "http://127.0.0.1:"))] == []
 
 
 @pytest.fixture(scope="module")
 def strange_run(overrides: list[str], shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run with TensorBoard's files whose classes and folder have names with markup."""
+    """Train a run with TensorBoard's files whose classes and folder have names with markup."""
     root = tmp_path_factory.mktemp("markup")
-    for split in ("train", "test"):
-        for number, name in enumerate(MARKUP):
-            source = shapes / split / ("bar", "disc", "line")[number % 3]
-            shutil.copytree(source, root / "data" / split / class_name(name))
     folder = root / "[a](javascript:alert(1)) <img src=x>" / "**run**"
-    options = [f"data.root={root / 'data'}", "logger=tensorboard"]
-    run_job.run(compose([*overrides, *options]), folder, CHOICES)
-    return folder
+    names = [class_name(markup) for markup in MARKUP]
+    return train_with_class_names(names, [*overrides, "logger=tensorboard"], shapes, root / "data", folder).path
 
 
 def test_an_html_report_with_figures_shows_names_as_text(page: Any, strange_run: Path, tmp_path: Path) -> None:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import os
-import resource
 import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +19,7 @@ from support.project import PROJECT, Train
 from fer.errors import TrainingError
 from fer.runs.run_folder import RunFolder, RunFolderError
 
-pytestmark = pytest.mark.measured
-
-
-@pytest.fixture(autouse=True)
-def unlimited() -> Iterator[None]:
-    yield
-    hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
-    resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+pytestmark = [pytest.mark.measured, pytest.mark.usefixtures("unlimited")]
 
 
 @pytest.mark.parametrize(

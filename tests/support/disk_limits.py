@@ -30,5 +30,6 @@ def room_for(size: int) -> list[str]:
 
 
 def lift_limit() -> None:
+    """Let this process write files of any size again."""
     hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
     resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))

@@ -13,7 +13,7 @@ from fer.training.callbacks.epoch_records import COSTS
 
 
 class CutPower(L.Callback):
-    """Ends the process's work in the middle of an epoch."""
+    """Callback that ends the work of the process, on every rank, in the middle of an epoch."""
 
     def __init__(self, epoch: int) -> None:
         self.epoch = epoch

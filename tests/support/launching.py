@@ -1,4 +1,4 @@
-"""Checks of the files and processes that launchers leave."""
+"""Files that launchers leave."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ ALL_EPOCHS = [f"{epoch + 1}/{EPOCHS}" for epoch in range(EPOCHS)]
 
 
 def run_folders(output: Path) -> list[Path]:
-    return sorted(
-        {file.parent for file in output.rglob("config.yaml")}, key=lambda path: path.relative_to(output).parts
-    )
+    """Find the folders of all runs, failed ones included, in the order of their paths."""
+    found = {file.parent for name in ("config.yaml", "error.txt") for file in output.rglob(name)}
+    return sorted(found, key=lambda folder: folder.relative_to(output).parts)
 
 
 SLURM = pytest.param("slurm", marks=pytest.mark.slurm)

@@ -1,8 +1,7 @@
-"""fer-predict in this process, and its table."""
+"""fer-predict in this process."""
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +16,3 @@ def predict(run: RunFolder | None, images: Path | list[Path], output: Path, **op
     } | options  # fmt: skip
     named = [str(path) for path in (images if isinstance(images, list) else [images])]
     return PredictionJob(images=named, output=output, **chosen).run()
-
-
-def rows(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="") as stream:
-        return list(csv.DictReader(stream))

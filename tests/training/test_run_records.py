@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import errno
 import fcntl
 import json
@@ -13,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from support.csv_tables import rows
 from support.project import Train
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
@@ -35,11 +35,6 @@ TRAIN = {
 def folder(train: Train, tmp_path: Path) -> Path:
     train(tmp_path / "run", "trainer.max_epochs=7")
     return tmp_path / "run"
-
-
-def rows(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="") as stream:
-        return list(csv.DictReader(stream))
 
 
 def test_every_file_of_a_run_is_there_and_agrees(folder: Path) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import lightning.pytorch as L
 import pytest
 import torch
+from support.disk_limits import lift_limit
 from support.interruptions import assert_same_outcome
 from support.project import CHOICES, Train
 from support.terminations import INTERRUPTED, terminated
@@ -166,20 +167,8 @@ class FillDisk(L.Callback):
             resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
 
 
-@pytest.fixture
-def limited() -> Iterator[None]:
-    yield
-    lift_limit()
-
-
-def lift_limit() -> None:
-    hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
-    resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
-
-
-def test_on_a_full_disk_the_epoch_is_lost_and_no_more(
-    undisturbed: Path, train: Train, tmp_path: Path, limited: None
-) -> None:
+@pytest.mark.usefixtures("unlimited")
+def test_on_a_full_disk_the_epoch_is_lost_and_no_more(undisturbed: Path, train: Train, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     full = "+callbacks.full._target_=test_termination.FillDisk"
     train_until_terminated(train, folder, full, *terminated(1, 1))
