@@ -2,9 +2,9 @@
 
     python scripts/bench_methods.py [--methods ce eac ...] [--steps 6] [--rounds 3] [--overrides KEY=VALUE ...]
 
-The methods take turns in one process on the same demo faces, backbone and batch size, each in the phase that it spends
-most of its epochs in: warm-ups are over. The pass over the training set that some make before an epoch is no part of
-the step; "pass" says who makes one. "parameters" are those that are trained.
+The methods take turns in one process on the same demo faces, backbone and batch size. Each is measured after its
+warm-up, in the phase of most of its epochs. A step does not include the pass over the training set that some methods
+make before an epoch; the column "pass" names them. "parameters" counts trained parameters.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def test_seconds(method: Any, image: torch.Tensor, meter: Meter) -> float:
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
-    parser.add_argument("--steps", type=int, default=6, help="per turn, the first of which is not timed")
+    parser.add_argument("--steps", type=int, default=6, help="steps per turn; the first one is not timed")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument(

@@ -2,8 +2,8 @@
 
     python scripts/bench_pictures.py [--methods eac ce] [--epochs 12] [--json FILE] [OVERRIDE ...]
 
-Every epoch of a run ends with pictures here; an epoch without is the same one less the wait. Medians, apart from the
-first epoch of each run; the first of a process also meets whatever has not been prepared before training.
+Here every epoch ends with pictures; the time of an epoch without pictures is that time without the wait. Numbers are
+medians, except for the first epoch of each run: the first epoch of a process also includes work that is done once.
 """
 
 from __future__ import annotations

@@ -2,11 +2,11 @@
 
     python scripts/bench_scaling.py [--sizes 64 ...] [--faces 1000 ...] [--ranks 1 2] [--workers 0 2] [--json FILE]
 
-Every row is a ``fer-train`` of its own on demo faces with the tiny backbone, on the CPU. Of two epochs the second
-counts. Drawing and decoding the faces happens before and shows under "around". Memory in MB, at its peak: "largest" is
-the resident memory of the largest of the run's processes, in which pages of the image store that it has touched count,
-although all processes share them and the system may take them back; "own" leaves them out; "all" is what all processes
-of the run occupy together, shared pages counted once.
+Every row is a separate ``fer-train`` of two epochs on demo faces with the tiny backbone, on the CPU; the second epoch
+is timed. "around" is the time outside of epochs, which includes drawing and decoding the faces. Memory is the peak in
+MB: "largest" is the resident memory of the run's largest process, including its pages of the image store, which all
+processes share and the system can reclaim; "own" is the same without these pages; "all" is the memory of all processes
+of the run, with shared pages counted once.
 """
 
 from __future__ import annotations
@@ -132,7 +132,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--sizes", type=int, nargs="*", default=[64, 96, 128, 160, 192, 224])
     parser.add_argument("--faces", type=int, nargs="*", default=[1000, 10000, 100000])
     parser.add_argument("--ranks", type=int, nargs="*", default=[1, 2])
-    parser.add_argument("--workers", type=int, nargs="*", default=[0, 2], help="of each of the ranks")
+    parser.add_argument("--workers", type=int, nargs="*", default=[0, 2], help="loader workers of each rank")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args(argv)
     found: dict[str, Any] = {"machine": {"system": platform.platform(), "cores": os.cpu_count()}}

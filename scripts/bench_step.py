@@ -6,16 +6,16 @@
 
 The contestants take turns in one process on the same images, batch size, network and erasing recipe:
 
-- reference: ``reference_recipe.py``, with ``--workers`` processes that its loader starts anew in every epoch, and
-  with none;
-- faithful: ``fer-train``'s defaults in Lightning's Trainer, the same mathematics to float rounding, which is checked
-  before anything is timed;
+- reference: ``reference_recipe.py``, once with ``--workers`` processes, which its loader restarts in every epoch, and
+  once without workers;
+- faithful: ``fer-train``'s defaults in Lightning's Trainer; the same mathematics up to float rounding, which is checked
+  before the timing;
 - fast: faithful with the settings after ``--fast``, which may be given several times.
 
-A step sees every face twice; samples/s counts it once, without the wait for an epoch's first batch, which stands
-under "start". "data" is the share of the step in which it waits for its views. "peak" is the share of the arithmetic
-rate that a large matrix product of the same precision reaches on this machine, from counted operations; on a GPU whose
-convolutions round float32 to TF32, that of a TF32 product. ``--profile`` shows what a GPU does in the steps of ours.
+A step sees every face twice; samples/s counts it once and excludes the wait for an epoch's first batch, which is shown
+as "start". "data" is the share of the step that waits for views. "peak" is the step's arithmetic rate, from counted
+operations, as a share of the rate of a large matrix product of the same precision on this machine (of a TF32 product
+on a GPU whose convolutions round float32 to TF32). ``--profile`` shows the GPU's work in this project's steps.
 """
 
 from __future__ import annotations
@@ -381,13 +381,13 @@ def processor() -> str:
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--depth", type=int, nargs="+", default=[18, 50], help="of the ResNet")
+    parser.add_argument("--depth", type=int, nargs="+", default=[18, 50], help="depths of the ResNet")
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--erase", choices=("shared", "independent"), default="independent")
-    parser.add_argument("--steps", type=int, default=4, help="per turn")
+    parser.add_argument("--steps", type=int, default=4, help="timed steps per turn")
     parser.add_argument("--untimed", type=int, default=1, help="first steps of a turn (CUDA graphs are recorded in 3)")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--workers", type=int, default=2, help="of the reference's loader (as released: 4)")
+    parser.add_argument("--workers", type=int, default=2, help="workers of the reference's loader (released code: 4)")
     parser.add_argument("--faces", type=int, default=1400, help="demo faces to draw from")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--fast", nargs="*", action="append", metavar="KEY=VALUE", help=f"default: {' '.join(FAST)}")

@@ -2,9 +2,9 @@
 
     python scripts/bench_store.py [--images 15339] [--size 100] [--rounds 7] [--folder DIR] [--json FILE]
 
-It makes a data set of JPEG files of a few kilobytes and its store, by default as many as RAF-DB has. The contestants
-take turns; the median of the rounds counts. Everything is in memory then: a first look at files on a disk takes as
-long as the disk needs, which the last line shows where the system lets go of a file's pages.
+The script makes a data set of JPEG files of a few kilobytes, by default as many as RAF-DB has, and its store. The
+contestants take turns; the median of the rounds counts. These files are in the system's memory. The last line shows
+the time for reading from the disk, if the system can drop a file's pages from memory.
 """
 
 from __future__ import annotations

@@ -2,11 +2,11 @@
 
     python scripts/bench_sweep.py [--jobs 8] [--rounds 3] [--json FILE]
 
-Sweep: the same tiny jobs as single commands one after the other, the loop that people write by hand; as one sweep
-with Hydra's basic launcher; and as one sweep on two workers (hydra/launcher=cpus, which needs Ray). Every job has one
-thread.
-Start: from the command to the first training step, alone and in a sweep, against a process that imports torch and
-Lightning only. The contestants take turns; the medians are printed after every round (5 minutes each on two cores).
+Sweep: the same tiny jobs as a loop of single commands; as one sweep with Hydra's basic launcher; and as one sweep on
+two workers (hydra/launcher=cpus, which needs Ray). Every job has one thread.
+Start: the time from the command to the first training step, for a run and for a sweep, compared with a process that
+only imports torch and Lightning. The contestants take turns; the medians are printed after every round (5 minutes each
+on two cores).
 """
 
 from __future__ import annotations

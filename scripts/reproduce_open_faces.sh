@@ -4,8 +4,9 @@
 #
 #   bash scripts/reproduce_open_faces.sh DATA_ROOT RESNET18_WEIGHTS
 #
-# Hardware: two CPU cores. Scores: not obtained yet with this version. Run it again to go on after an interruption.
+# Hardware: two CPU cores. Scores: not obtained yet with this version. Run it again to resume after an interruption.
 set -euo pipefail
+if [[ ${1:-} == --help ]]; then sed -n '2,/^set/s/^# \?//p' "$0"; exit; fi
 data=$1
 weights=$2
 export OMP_NUM_THREADS=1

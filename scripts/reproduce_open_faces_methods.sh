@@ -4,8 +4,9 @@
 #   bash scripts/reproduce_open_faces_methods.sh DATA_ROOT
 #
 # Hardware: one CPU core. Time: 47 minutes for 23 methods at one ratio; transfer takes as long for each run. Scores:
-# RESULTS.md. Run it again to go on after an interruption.
+# RESULTS.md. Run it again to resume after an interruption.
 set -euo pipefail
+if [[ ${1:-} == --help ]]; then sed -n '2,/^set/s/^# \?//p' "$0"; exit; fi
 data=$1
 export OMP_NUM_THREADS=1
 

@@ -5,8 +5,9 @@
 #   bash scripts/reproduce_raf_db_noise.sh RAF_DB_ROOT FACE_WEIGHTS [more overrides, such as hydra/launcher=slurm]
 #
 # Hardware: one or more GPUs. Time: not measured by the project yet. Expected scores: conf/sweep/raf_db_noise.yaml.
-# Run it again to go on after an interruption.
+# Run it again to resume after an interruption.
 set -euo pipefail
+if [[ ${1:-} == --help ]]; then sed -n '2,/^set/s/^# \?//p' "$0"; exit; fi
 root=$1
 weights=$2
 shift 2
