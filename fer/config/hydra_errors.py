@@ -55,7 +55,9 @@ def report_composition_errors() -> Iterator[None]:
             except ValueError as error:
                 if not str(error).startswith("Config group override"):
                     raise
-                raise ConfigError("a group takes the name of one of its options, not null or a number") from error
+                raise ConfigError(
+                    "a config group needs the name of one of its options, such as noise=symmetric"
+                ) from error
     finally:
         del os.environ[_FULL]
 

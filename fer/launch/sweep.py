@@ -147,9 +147,8 @@ def summarize() -> Iterator[None]:
     Raises:
         SystemExit: status 1 where a job is not done, 130 after Ctrl-C, 143 after SIGTERM.
     """
-    if (
-        not workers.ranks_exist()
-    ):  # Ranks may wait in C++ code, where no Python handler runs.
+    # Ranks may wait in C++ code, where no Python handler runs; they end at once.
+    if not workers.ranks_exist():
         signal.signal(signal.SIGTERM, _end)
     status: object = 0
     try:

@@ -57,8 +57,8 @@ class Method(L.LightningModule):
     """Base class of methods. A subclass sets ``views`` and implements ``loss``.
 
     Its constructor takes the setting and, keyword-only, plain Python values: these are saved as hyper-parameters.
-    Per-sample state (one row per training sample) is registered with ``register_sample_state``, indexed by ``batch.index``. What a loss
-    computes over the samples of a batch it computes under DDP over each rank's share.
+    Per-sample state (one row per training sample) is registered with ``register_sample_state`` and indexed by
+    ``batch.index``. Under DDP, terms that couple samples see only the local batch of the rank.
     """
 
     views: int = 1

@@ -120,7 +120,7 @@ class PickleMachine:
 
     def _protocol(self) -> None:
         if self._stream.number(1) > pickle.HIGHEST_PROTOCOL:
-            raise DamagedPickleError("it is no pickle, or one of a later Python")
+            raise DamagedPickleError("it is not a pickle, or a later Python wrote it")
 
     def _frame(self) -> None:
         self._stream.take(8)
@@ -159,7 +159,7 @@ class PickleMachine:
 
     def _set_items(self, items: Sequence[Any]) -> None:
         if type(self._stack[-1]) is not dict:
-            raise DamagedPickleError("it sets an item of what is no dict")
+            raise DamagedPickleError("it sets an item of an object that is not a dict")
         self.fill(self._stack[-1], items[::2], items[1::2])
 
     def _append(self, items: Sequence[Any]) -> None:
@@ -174,7 +174,7 @@ class PickleMachine:
     def _stack_global(self) -> None:
         module, name = self._last(2)
         if not (isinstance(module, str) and isinstance(name, str)):
-            raise DamagedPickleError("it uses something else than text as a name")
+            raise DamagedPickleError("it uses a name that is not text")
         self._push(self.find(module, name))
 
     def _instance(self) -> None:

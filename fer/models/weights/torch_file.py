@@ -63,7 +63,7 @@ def _pickle_in_archive(file: BinaryIO, size: int) -> bytes:
             raise UnsafePickleError("records of the same name")
         pickles = [record for record in records if record.filename.lower().endswith("/data.pkl")]
         if len(pickles) != 1:
-            raise DamagedPickleError("it is an archive, but not of torch.save")
+            raise DamagedPickleError("it is an archive, but torch.save did not write it")
         saved = archive.read(pickles[0])
     # Torch finds the list of records by a stored offset, zipfile by its position at the end.
     file.seek(max(0, size - _END_SIZE - _LOCATOR_SIZE))
@@ -120,7 +120,7 @@ class _Inspection(PickleMachine):
             case ("storage" | b"storage", str(), str() | bytes() | int() as key, _, int(length), *_) if length >= 0:
                 self._lengths[key] = max(length, self._lengths.get(key, 0))
             case _:
-                raise UnsafePickleError("objects outside the pickle that are no numbers")
+                raise UnsafePickleError("objects outside the pickle that are not numbers")
         if sum(self._lengths.values()) > self._size:
             raise UnsafePickleError("more numbers than are in it")
         return _Storage(length)
@@ -134,7 +134,7 @@ class _Inspection(PickleMachine):
     def _counter(self, counts: object) -> dict[Any, Any]:
         """Stand for the milestones of a schedule."""
         if not isinstance(counts, dict):
-            raise UnsafePickleError("collections.Counter of other than a dict")
+            raise UnsafePickleError("collections.Counter of something other than a dict")
         self.work(len(counts))
         filled: dict[Any, Any] = {}
         self.fill(filled, [*counts], [*counts.values()])
