@@ -20,7 +20,7 @@ FIRST = "<!-- Written by support.option_tables. -->"
 
 
 def options(parser: CommandParser) -> Iterator[argparse.Action]:
-    """What a program takes, but for ``--help``, ``--version`` and verbs."""
+    """List the options of a program, without ``--help``, ``--version`` and verbs."""
     for action in parser._actions:
         if not isinstance(action, argparse._HelpAction | argparse._VersionAction | argparse._SubParsersAction):
             yield action
