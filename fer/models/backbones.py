@@ -197,7 +197,7 @@ def resnet(
     if depth not in RESNETS:
         raise ConfigError(f"backbone.depth={depth}: choose one of {', '.join(map(str, RESNETS))}")
     backbone = ResNet(f"resnet{depth}", *RESNETS[depth], stem, stages)
-    return _with_weights(backbone, weights, allow_partial_weights, weights_sha256)
+    return with_weights(backbone, weights, allow_partial_weights, weights_sha256)
 
 
 def vggface2_resnet50(
@@ -220,7 +220,7 @@ def vggface2_resnet50(
     backbone = ResNet(VGGFACE2, StrideFirstBottleneck, RESNETS[50][1], stem, stages)
     if stem == "imagenet":
         backbone.maxpool = nn.MaxPool2d(3, stride=2, padding=0, ceil_mode=True)
-    return _with_weights(backbone, weights, allow_partial_weights, weights_sha256)
+    return with_weights(backbone, weights, allow_partial_weights, weights_sha256)
 
 
 def mobilenet_v2(
@@ -236,7 +236,7 @@ def mobilenet_v2(
         ConfigError: another stem.
         WeightsError: see ``load_backbone_weights``.
     """
-    return _with_weights(MobileNetV2(stem), weights, allow_partial_weights, weights_sha256)
+    return with_weights(MobileNetV2(stem), weights, allow_partial_weights, weights_sha256)
 
 
 def tiny(
@@ -252,10 +252,10 @@ def tiny(
         ConfigError: ``width`` below 8.
         WeightsError: see ``load_backbone_weights``.
     """
-    return _with_weights(TinyResNet(width), weights, allow_partial_weights, weights_sha256)
+    return with_weights(TinyResNet(width), weights, allow_partial_weights, weights_sha256)
 
 
-def _with_weights(
+def with_weights(
     backbone: AnyBackbone, weights: str | None, allow_partial_weights: bool, weights_sha256: str | None
 ) -> AnyBackbone:
     if weights is not None:
