@@ -6,6 +6,7 @@ import difflib
 import inspect
 import math
 import types
+from collections import abc
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -80,6 +81,8 @@ def _fits(value: Any, wanted: Any) -> bool:
         return any(_fits(value, one) for one in inner)
     if origin is Literal:
         return value in inner
+    if origin is abc.Mapping:
+        return False
     if origin is tuple and inner[-1] is not Ellipsis:
         return isinstance(value, list) and len(value) == len(inner) and all(map(_fits, value, inner))
     if origin in (list, tuple, Sequence):
@@ -140,6 +143,8 @@ def _described(wanted: Any) -> list[str]:
         return list(dict.fromkeys(kind for one in inner for kind in _described(one)))
     if origin is Literal:
         return [", ".join(map(str, inner[:-1])) + f" or {inner[-1]}"] if len(inner) > 1 else [str(inner[0])]
+    if origin is abc.Mapping:
+        return ["pairs, {NAME: VALUE}"]
     if origin is tuple and inner[-1] is not Ellipsis:
         return [f"a list of {len(inner)}, {' or '.join(_described(inner[0]))} each"]
     if origin in (list, tuple, Sequence):

@@ -10,9 +10,9 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,15 +23,27 @@ from fer.errors import OtherClasses
 
 log = logging.getLogger(__name__)
 
-ASYMMETRIC_MAP = {
-    "surprise": "anger",
-    "fear": "surprise",
-    "disgust": "anger",
-    "happiness": "neutral",
-    "sadness": "neutral",
-    "anger": "disgust",
-    "neutral": "sadness",
+ASYMMETRIC_MAPS = {
+    "la_net": {
+        "surprise": "anger",
+        "fear": "surprise",
+        "disgust": "anger",
+        "happiness": "neutral",
+        "sadness": "neutral",
+        "anger": "disgust",
+        "neutral": "sadness",
+    },
+    "soft": {
+        "surprise": "anger",
+        "fear": "surprise",
+        "disgust": "anger",
+        "happiness": "neutral",
+        "sadness": "neutral",
+        "anger": "happiness",
+        "neutral": "surprise",
+    },
 }
+"""Expression that each one is labeled as, by LA-Net (Wu and Cui, ICCV 2023) and by SOFT (Lee et al., ECCV 2022)."""
 _SAME_EXPRESSION = {"happy": "happiness", "sad": "sadness", "angry": "anger"}
 
 
@@ -52,36 +64,54 @@ def symmetric(table: SampleTable, *, ratio: float, seed: int) -> IntArray:
     The definition behind the published RAF-DB lists. A sample that is hit at two ratios gets the same wrong label.
     """
     clean = table.labels[table.train]
-    hit, target = _uniform(seed, len(clean))
+    hit, target = uniform_numbers(seed, len(clean))
     shift = 1 + (target * (table.num_classes - 1)).astype(np.int64)
-    return np.where(hit < _checked(ratio), (clean + shift) % table.num_classes, clean)
+    return np.where(hit < checked_ratio(ratio), (clean + shift) % table.num_classes, clean)
 
 
 def pair(table: SampleTable, *, ratio: float, seed: int) -> IntArray:
     """Flip each label with probability ``ratio`` in [0, 1) to the next class, the last one to the first."""
     clean = table.labels[table.train]
-    hit, _ = _uniform(seed, len(clean))
-    return np.where(hit < _checked(ratio), (clean + 1) % table.num_classes, clean)
+    hit, _ = uniform_numbers(seed, len(clean))
+    return np.where(hit < checked_ratio(ratio), (clean + 1) % table.num_classes, clean)
 
 
-def asymmetric(table: SampleTable, *, ratio: float, seed: int) -> IntArray:
+def asymmetric(
+    table: SampleTable, *, ratio: float, seed: int, map: Literal["la_net", "soft"] | Mapping[str, str] = "la_net"
+) -> IntArray:
     """Flip each label with probability ``ratio`` in [0, 1) to the expression that is most easily confused with it.
 
-    The map is the one of LA-Net (Wu and Cui, ICCV 2023): ``ASYMMETRIC_MAP``, by class name in any order and case.
+    Args:
+        table: of the data set.
+        ratio: probability of a wrong label; classes that the map leaves out keep theirs.
+        seed: of the draw.
+        map: one of ``ASYMMETRIC_MAPS``, or pairs of true and given class, by class name in any order and case.
 
     Raises:
-        OtherClasses: the classes are not the seven expressions.
+        OtherClasses: the map names a class that the data set does not have.
+        ValueError: the map has no pair, or flips a class to itself.
     """
-    names = [_SAME_EXPRESSION.get(name.lower(), name.lower()) for name in table.class_names]
-    if sorted(names) != sorted(ASYMMETRIC_MAP):
-        raise OtherClasses(
-            f"asymmetric noise is defined for the classes {', '.join(ASYMMETRIC_MAP)}; {table.root} has "
-            f"{', '.join(table.class_names)}: rename them, or use noise=pair or noise=class_dependent"
-        )
-    targets = np.array([names.index(ASYMMETRIC_MAP[name]) for name in names], dtype=np.int64)
+    pairs = ASYMMETRIC_MAPS[map] if isinstance(map, str) else map
+    names = [_expression(name) for name in table.class_names]
+    targets = np.arange(len(names))
+    for true, given in pairs.items():
+        unknown = [name for name in (true, given) if _expression(str(name)) not in names]
+        if unknown:
+            raise OtherClasses(
+                f"noise.map: {table.root} has no class {unknown[0]}, but {', '.join(table.class_names)}: give "
+                "noise.map={TRUE: GIVEN, ...} for these, or use noise=pair or noise=class_dependent"
+            )
+        targets[names.index(_expression(true))] = names.index(_expression(given))
+    if (targets == np.arange(len(names))).sum() > len(names) - len(pairs) or not pairs:
+        raise ValueError("noise.map must lead from each of its classes to another one")
     clean = table.labels[table.train]
-    hit, _ = _uniform(seed, len(clean))
-    return np.where(hit < _checked(ratio), targets[clean], clean)
+    hit, _ = uniform_numbers(seed, len(clean))
+    return np.where(hit < checked_ratio(ratio), targets[clean], clean)
+
+
+def _expression(name: str) -> str:
+    """Write a class name so that Happy and happiness are the same."""
+    return _SAME_EXPRESSION.get(name.lower(), name.lower())
 
 
 def class_dependent(
@@ -111,7 +141,7 @@ def class_dependent(
         )
     transition = _checked_matrix(matrix, table.class_names)
     clean = table.labels[table.train]
-    draw, _ = _uniform(seed, len(clean))
+    draw, _ = uniform_numbers(seed, len(clean))
     bounds: NDArray[np.float64] = np.cumsum(transition, axis=1)
     bounds /= bounds[:, -1:]
     drawn: IntArray = (draw[:, None] >= bounds[clean]).sum(axis=1, dtype=np.int64)
@@ -225,18 +255,31 @@ def labels_digest(labels: IntArray) -> str:
     return hashlib.sha256(np.ascontiguousarray(labels, dtype="<i8").tobytes()).hexdigest()
 
 
-def _uniform(seed: int, count: int) -> NDArray[np.float64]:
-    """Two numbers in [0, 1) per sample, (2, count).
+def uniform_numbers(seed: int, count: int, stream: int = 0) -> NDArray[np.float64]:
+    """Draw two numbers in [0, 1) per sample, (2, count).
 
     They are made from the raw stream, which NumPy keeps the same for ever; the methods of ``Generator`` may change.
+
+    Args:
+        seed: 0 or more.
+        count: of samples.
+        stream: other numbers for the same seed.
+
+    Raises:
+        ValueError: the seed is no whole number of 0 or more.
     """
     if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
         raise ValueError(f"noise.seed must be a whole number from 0 on, got {seed!r}")
-    raw = np.random.PCG64(int(seed)).random_raw(2 * count)
+    raw = np.random.PCG64([int(seed), stream] if stream else int(seed)).random_raw(2 * count)
     return ((raw >> np.uint64(11)).astype(np.float64) * 2.0**-53).reshape(2, count)
 
 
-def _checked(ratio: Any) -> float:
+def checked_ratio(ratio: Any) -> float:
+    """Check that a ratio lies in [0, 1).
+
+    Raises:
+        ValueError: it does not.
+    """
     if isinstance(ratio, bool) or not isinstance(ratio, int | float) or not 0 <= ratio < 1 or math.isnan(ratio):
         raise ValueError(f"noise.ratio must be a number with 0 <= ratio < 1, got {ratio!r}")
     return float(ratio)

@@ -12,12 +12,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import ArrayLike
+from PIL import Image
 from scipy.stats import chisquare
 
+from fer.config.compose import compose
+from fer.config.instantiate import instantiate_node
 from fer.data import noise
+from fer.data.instance_noise import instance_dependent
 from fer.data.label_list import read_label_list, write_label_list
 from fer.data.readers.raf_db import CLASS_NAMES
 from fer.data.table import DatasetError, SampleTable
+from fer.errors import ConfigError, OtherClasses
 
 pytestmark = pytest.mark.measured
 
@@ -150,8 +155,75 @@ def test_asymmetric_noise_follows_the_names_in_any_order(order: list[str]) -> No
 
 
 def test_asymmetric_noise_needs_the_seven_expressions() -> None:
-    with pytest.raises(ValueError, match=r"surprise, fear.* has cat, dog"):
+    with pytest.raises(OtherClasses, match=r"has no class surprise, but cat, dog: give noise.map"):
         noise.asymmetric(balanced(10, ("cat", "dog")), ratio=0.3, seed=0)
+
+
+def test_the_map_of_soft_is_that_of_its_published_list(shared: Path) -> None:
+    """Of seven classes each goes to one other in the list."""
+    entries = {}
+    for name, folder in (("list_patition_label.txt", "raf_labels"), ("soft_asymmetric_03.txt", "noise_lists")):
+        lines, faults = read_label_list(shared / "data" / folder / name, CLASS_NAMES)
+        assert not faults
+        entries[folder] = {line.name: line.label for line in lines if line.name.startswith("train")}
+    flips = {
+        (CLASS_NAMES[clean].lower(), CLASS_NAMES[entries["noise_lists"][name]].lower())
+        for name, clean in entries["raf_labels"].items()
+        if entries["noise_lists"][name] != clean
+    }
+    assert flips == set(noise.ASYMMETRIC_MAPS["soft"].items())
+
+
+def test_pairs_of_ones_own_flip_these_classes_only() -> None:
+    table = balanced(30, ("cat", "dog", "cow"))
+    given_labels = noise.asymmetric(table, ratio=math.nextafter(1, 0), seed=0, map={"Cat": "cow"})
+    assert given_labels.tolist() == [2, 1, 2] * 10
+    for pairs in ({}, {"cat": "CAT"}):
+        with pytest.raises(ValueError, match=r"noise\.map must lead from each"):
+            noise.asymmetric(table, ratio=0.3, seed=0, map=pairs)
+    config: Any = compose(["noise=asymmetric", "noise.map={cat: cow}"])
+    with pytest.raises(ConfigError, match=r"noise\.map is 'la-net'; it must be la_net or soft or pairs"):
+        instantiate_node({**config.noise, "map": "la-net"}, "noise")
+
+
+# ---- Noise that depends on the picture -----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> SampleTable:
+    """600 small pictures of three classes, 300 of them twice."""
+    root = tmp_path_factory.mktemp("pictures")
+    rng = np.random.default_rng(0)
+    paths = []
+    for number in range(600):
+        pixels = rng.integers(0, 256, (12, 12), dtype=np.uint8)
+        Image.fromarray(pixels).resize((48, 48)).save(root / f"{number:03d}.png")
+        paths.append(root / f"{number:03d}.png")
+    labels = np.arange(1200) % 3
+    return SampleTable("pictures", root, (*paths, *paths), labels, np.ones(1200, bool), ("a", "b", "c"))
+
+
+@pytest.mark.parametrize(("ratio", "mean"), [(0.1, 0.1288), (0.3, 0.3004), (0.5, 0.5)])
+def test_instance_noise_has_the_share_of_the_truncated_normal(ratio: float, mean: float, pictures: SampleTable) -> None:
+    given_labels = instance_dependent(pictures, ratio=ratio, seed=3)
+    share = (given_labels != pictures.labels).mean()
+    assert abs(share - mean) < 4 * math.sqrt(mean * (1 - mean) / 1200)
+    assert np.array_equal(instance_dependent(pictures, ratio=ratio, seed=3), given_labels)
+    assert not np.array_equal(instance_dependent(pictures, ratio=ratio, seed=4), given_labels)
+
+
+def test_equal_pictures_of_a_class_are_mistaken_for_the_same_class(pictures: SampleTable) -> None:
+    """Of a picture that is there twice, both copies are of one class, and so are their wrong labels."""
+    given_labels = instance_dependent(pictures, ratio=0.7, seed=0)
+    wrong = (given_labels != pictures.labels).reshape(2, 600).all(0)
+    assert wrong.sum() > 200
+    first, second = given_labels.reshape(2, 600)[:, wrong]
+    assert (first == second).mean() > 0.85, "a chance of 1/2 without features"
+
+
+def test_instance_noise_needs_a_ratio_in_range(pictures: SampleTable) -> None:
+    with pytest.raises(ValueError, match=r"noise\.ratio must be a number with 0 <= ratio < 1"):
+        instance_dependent(pictures, ratio=1.0, seed=0)
 
 
 def test_class_dependent_noise_has_the_rates_of_its_matrix() -> None:
