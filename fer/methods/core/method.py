@@ -20,7 +20,7 @@ from fer.methods.core.sample_states import share_rows
 from fer.models.batch_norm import share_statistics
 from fer.models.network import FaceNetwork
 from fer.views.augmentation import Augmentation
-from fer.views.batch import Batch
+from fer.views.batch import Batch, ViewBatch
 
 
 class Loss(NamedTuple):
@@ -62,7 +62,7 @@ class Method(L.LightningModule):
     """
 
     views: int = 1
-    """1: ``batch.image`` reaches ``loss`` as a view (B, 3, H, W); 2: as a pair of views."""
+    """How many views of a face ``loss`` gets: 1 or 2."""
     follows_total_epochs: bool = False
     """Whether any epoch depends on how many there will be. Such a run cannot be continued with more of them."""
 
@@ -92,13 +92,13 @@ class Method(L.LightningModule):
         assert self.trainer.max_epochs is not None
         return self.trainer.max_epochs
 
-    def loss(self, batch: Batch) -> Loss:
-        """The loss of a batch whose ``image`` holds the view or views made by ``make_views``."""
+    def loss(self, batch: ViewBatch) -> Loss:
+        """Compute the loss of a batch, whose views ``make_views`` made."""
         raise TypeError(f"{type(self).__name__} must define loss(batch)")
 
-    def make_views(self, image: Tensor) -> Tensor | tuple[Tensor, Tensor]:
-        """Training view or views of uint8 images (B, 3, h, w)."""
-        return self.augmentation.one_view(image) if self.views == 1 else self.augmentation.two_views(image)
+    def make_views(self, image: Tensor) -> tuple[Tensor, ...]:
+        """Make the training views, as many as ``views`` says, of uint8 images (B, 3, h, w)."""
+        return (self.augmentation.one_view(image),) if self.views == 1 else self.augmentation.two_views(image)
 
     def forward(self, image: Tensor) -> Tensor:
         """Logits (B, K) of uint8 images (B, 3, h, w), as evaluated."""
@@ -136,9 +136,8 @@ class Method(L.LightningModule):
         }
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
-        assert isinstance(batch.image, Tensor)
         # Here and not in a transfer hook, because the random generators are seeded between the two.
-        loss = self.loss(batch._replace(image=self.make_views(batch.image)))
+        loss = self.loss(batch.seen_as(*self.make_views(batch.image)))
         parts = {"loss": loss.total, **loss.parts}
         self.training_statistics.update(loss.logits, batch, parts)
         if self.trainer.world_size > 1 and self._sample_states:
@@ -167,7 +166,6 @@ class Method(L.LightningModule):
         self._record({f"train/{name}": value for name, value in values.items()})
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        assert isinstance(batch.image, Tensor)
         self.evaluation_metrics.update(self(batch.image).softmax(1), batch.label)
 
     def on_validation_epoch_start(self) -> None:
@@ -181,7 +179,6 @@ class Method(L.LightningModule):
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """Probabilities (B, K) and what identifies the samples; a subclass may add per-sample outputs."""
-        assert isinstance(batch.image, Tensor)
         return {"index": batch.index, "probabilities": self(batch.image).softmax(1).float()}
 
     def conclusions(self) -> dict[str, Tensor]:
