@@ -249,13 +249,13 @@ def test_attention_consistency_can_be_added(method: Any) -> None:
     torch.manual_seed(0)
     views = added.make_views(raw_images())
     torch.manual_seed(0)
-    (alone,) = without.make_views(raw_images())
-    assert torch.equal(alone, views[0])
+    (only,) = without.make_views(raw_images())
+    assert torch.equal(only, views[0])
     for each in (without, added, eac):
         each.network.eval()
     views = tuple(view.double() for view in views)
     alone, both, of_eac = (
-        without.loss(batch_of(alone.double())),
+        without.loss(batch_of(views[0])),
         added.loss(batch_of(*views)),
         eac.loss(batch_of(*views)),
     )

@@ -31,7 +31,7 @@ class Loss(NamedTuple):
     logits: Tensor
     """(B, K), by which training accuracy and memorization are measured."""
     parts: dict[str, Tensor]
-    """Scalars to log by name, such as ``loss_cls``."""
+    """Scalars to log by name, such as ``loss_cls``; the same names in all steps of an epoch."""
 
 
 @dataclass(frozen=True)
@@ -153,16 +153,16 @@ class Method(L.LightningModule):
     def epoch_so_far(self) -> dict[str, Any]:
         """Collect what each rank alone knows of an interrupted epoch; a collective under DDP."""
         self._share_sample_states()
-        return {"record": self.epoch_record, "statistics": self.training_statistics.state_dict()}
+        return {"record": self.epoch_record, "statistics": self.training_statistics.sums_so_far()}
 
     def go_on_with_epoch(self, so_far: dict[str, Any]) -> None:
         """Take up what ``epoch_so_far`` returned on this rank."""
         self.epoch_record = so_far["record"]
-        self.training_statistics.load_state_dict(so_far["statistics"], self.device)
+        self.training_statistics.go_on_from(so_far["statistics"])
 
     def on_train_epoch_end(self) -> None:
         self._share_sample_states()
-        values = self.training_statistics.compute(self.sum_over_ranks)
+        values = self.training_statistics.compute()
         self._record({f"train/{name}": value for name, value in values.items()})
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
