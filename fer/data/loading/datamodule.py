@@ -161,8 +161,8 @@ class FaceDataModule(L.LightningDataModule):
         return {"train": train, "test": len(self.store.bad) - train}
 
     @property
-    def evaluation_name(self) -> str:
-        """What is evaluated after every epoch: ``test`` or ``holdout``."""
+    def evaluated_split(self) -> str:
+        """Name the split that is evaluated after every epoch: ``test`` or ``holdout``."""
         return self.protocol.evaluates
 
     @property

@@ -49,8 +49,8 @@ class Setting:
     """int64 (N,), the perhaps wrong labels of the training samples, in the order of ``batch.index``."""
     labels_are_clean: bool = False
     """Whether no given label is wrong. Only for what released code decides by the name of its label list."""
-    evaluation_name: str = "test"
-    """Prefix of the metrics of the split that is evaluated after every epoch: ``test`` or ``holdout``."""
+    evaluated_split: str = "test"
+    """The split that is evaluated after every epoch, and the prefix of its metrics: ``test`` or ``holdout``."""
 
 
 class Method(L.LightningModule):
@@ -73,7 +73,7 @@ class Method(L.LightningModule):
         self.augmentation = setting.augmentation
         self.class_names = setting.class_names
         self.num_classes = len(setting.class_names)
-        self.evaluation_name = setting.evaluation_name
+        self.evaluated_split = setting.evaluated_split
         self.evaluation_metrics = EvaluationMetrics(self.num_classes)
         self.training_statistics = TrainingStatistics()
         self.epoch_record: dict[str, float] = {}
@@ -169,13 +169,19 @@ class Method(L.LightningModule):
         self.evaluation_metrics.update(self(batch.image).softmax(1), batch.label)
 
     def on_validation_epoch_start(self) -> None:
-        if self.trainer.world_size > 1:
-            share_statistics(self)
-        self.evaluation_metrics.reset()
+        self._start_evaluation()
 
     def on_validation_epoch_end(self) -> None:
-        values = self.evaluation_metrics.summary(self.class_names)
-        self._record({f"{self.evaluation_name}/{name}": value for name, value in values.items()})
+        self._end_evaluation(self.evaluated_split)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        self.validation_step(batch, batch_idx)
+
+    def on_test_epoch_start(self) -> None:
+        self._start_evaluation()
+
+    def on_test_epoch_end(self) -> None:
+        self._end_evaluation("test")
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """Probabilities (B, K) and what identifies the samples; a subclass may add per-sample outputs."""
@@ -188,6 +194,15 @@ class Method(L.LightningModule):
         ``_label`` are classes, int64 in 0..K-1.
         """
         return {}
+
+    def _start_evaluation(self) -> None:
+        if self.trainer.world_size > 1:
+            share_statistics(self)
+        self.evaluation_metrics.reset()
+
+    def _end_evaluation(self, split: str) -> None:
+        values = self.evaluation_metrics.summary(self.class_names)
+        self._record({f"{split}/{name}": value for name, value in values.items()})
 
     def _share_sample_states(self) -> None:
         if self.trainer.world_size > 1 and self._sample_states:

@@ -170,11 +170,11 @@ def _show_views(trainer: L.Trainer, method: Method) -> None:
 def _show_confusion(trainer: L.Trainer, method: Method, confusion: Tensor, beside: Beside) -> None:
     picture = confusion_matrix(confusion.cpu().numpy(), method.class_names, _title(trainer, method))
     for writer in writers(trainer):
-        beside(add_picture, writer, f"confusion/{method.evaluation_name}", picture, trainer.current_epoch)
+        beside(add_picture, writer, f"confusion/{method.evaluated_split}", picture, trainer.current_epoch)
 
 
 def _title(trainer: L.Trainer, method: Method) -> str:
-    return f"{method.evaluation_name}, epoch {trainer.current_epoch + 1}: percent of each label"
+    return f"{method.evaluated_split}, epoch {trainer.current_epoch + 1}: percent of each label"
 
 
 def _maps(record: CamRecord, tile: Tensor, rows: NDArray[np.int64], class_names: tuple[str, ...]) -> Pixels:
