@@ -65,7 +65,7 @@ def plain_loop(experiment: Experiment, steps: int) -> float:
     started = time.perf_counter()
     for step, batch in zip(range(steps), loader, strict=False):
         seed_everything(0, 0, step, 0)
-        loss = method.loss(batch._replace(image=method.make_views(batch.image))).total
+        loss = method.loss(batch.seen_as(*method.make_views(batch.image))).total
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -244,7 +244,7 @@ def difference_of_losses(experiment: Experiment, depth: int, device: torch.devic
     network.load_state_dict(dict(zip(network.state_dict(), method.network.state_dict().values(), strict=True)))
     with torch.no_grad(), torch.backends.cudnn.flags(allow_tf32=False):
         expected = reference_loss(network, *views, batch.label, LAM)[0].double()
-        found = method.loss(batch._replace(image=views)).total.double()
+        found = method.loss(batch.seen_as(*views)).total.double()
     return float((found - expected).abs() / expected)
 
 

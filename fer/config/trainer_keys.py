@@ -41,8 +41,9 @@ def check_trainer_keys(config: Mapping[str, Any]) -> None:
             raise ConfigError(
                 f"trainer.{key} is {trainer[key]!r}; every epoch ends with one evaluation, so leave it out"
             )
-    if "limit_val_batches" in trainer and _is_one_of(trainer["limit_val_batches"], (0, 0.0)):
-        raise ConfigError("trainer.limit_val_batches is 0, which leaves nothing to evaluate; give 1 or more")
+    for key in ("limit_val_batches", "limit_test_batches"):
+        if key in trainer and _is_one_of(trainer[key], (0, 0.0)):
+            raise ConfigError(f"trainer.{key} is {trainer[key]}, which leaves nothing to evaluate; give 1 or more")
     for name, node in (config.get("callbacks") or {}).items():
         monitored = node.get("monitor") if isinstance(node, Mapping) else None
         if isinstance(monitored, str) and monitored.startswith("test/"):

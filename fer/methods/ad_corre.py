@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from fer.methods.core.method import Loss, Method, Setting
 from fer.ranges import Above0, CountFrom1, CountFrom2, ShareBelow1
-from fer.views.batch import Batch
+from fer.views.batch import ViewBatch
 
 Absent = Literal["batch_mean", "left_out"]
 
@@ -136,9 +136,8 @@ class AdCorre(Method):
         self.register_buffer("sizes", torch.zeros(window))
         self.sizes: Tensor
 
-    def loss(self, batch: Batch) -> Loss:
-        assert isinstance(batch.image, Tensor)
-        embeddings, logits = self._embeddings_and_logits(batch.image)
+    def loss(self, batch: ViewBatch) -> Loss:
+        embeddings, logits = self._embeddings_and_logits(batch.view)
         loss_cls = F.cross_entropy(logits, batch.label)
         recall = self._recall(logits.detach(), batch.label) if self.adaptive else None
         correlated = embeddings if self.gradients else embeddings.detach()

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from torch import Tensor
 from torch.nn import functional as F
 
 from fer.methods.core.method import Loss, Method
-from fer.views.batch import Batch
+from fer.views.batch import ViewBatch
 
 
 class CrossEntropy(Method):
@@ -15,8 +14,7 @@ class CrossEntropy(Method):
     L = mean_i CE(W f_i, y_i)          on the view that EAC classifies
     """
 
-    def loss(self, batch: Batch) -> Loss:
-        assert isinstance(batch.image, Tensor)
-        _, logits = self.network(batch.image)
+    def loss(self, batch: ViewBatch) -> Loss:
+        _, logits = self.network(batch.view)
         total = F.cross_entropy(logits, batch.label)
         return Loss(total, logits, {})

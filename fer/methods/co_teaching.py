@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from fer.methods.core.method import Loss, Setting
 from fer.methods.core.two_networks import Evaluated, TwoNetworks
 from fer.ranges import Above0, CountFrom0, ShareBelow1
-from fer.views.batch import Batch
+from fer.views.batch import ViewBatch
 
 Schedule = Literal["released", "paper"]
 
@@ -94,8 +94,8 @@ class CoTeaching(TwoNetworks):
         t = epoch + 1
         return end * t / (self.ramp - 1) if t < self.ramp else self.noise_ratio
 
-    def loss(self, batch: Batch) -> Loss:
-        logits, second_logits = self.logits_of_both(batch.image)
+    def loss(self, batch: ViewBatch) -> Loss:
+        logits, second_logits = self.logits_of_both(batch.view)
         losses = F.cross_entropy(logits, batch.label, reduction="none")
         second_losses = F.cross_entropy(second_logits, batch.label, reduction="none")
         drop = self.drop_rate(self.current_epoch)

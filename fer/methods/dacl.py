@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from fer.methods.core.method import Loss, Method, Setting
 from fer.models.network import feature_norm
 from fer.ranges import AtLeast0, Share
-from fer.views.batch import Batch
+from fer.views.batch import ViewBatch
 
 
 def sparse_center_loss(features: Tensor, attention: Tensor, centers: Tensor) -> Tensor:
@@ -76,9 +76,8 @@ class DACL(Method):
                 _initialize(self.attention)
         self.register_buffer("centers", centers)
 
-    def loss(self, batch: Batch) -> Loss:
-        assert isinstance(batch.image, Tensor)
-        feature_map, logits = self.network(batch.image)
+    def loss(self, batch: ViewBatch) -> Loss:
+        feature_map, logits = self.network(batch.view)
         loss_cls = F.cross_entropy(logits, batch.label)
         with torch.autocast(logits.device.type, enabled=False):
             feature_map = feature_map.to(self.centers.dtype)

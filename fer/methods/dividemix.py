@@ -17,7 +17,7 @@ from fer.methods.core.over_training_set import over_training_samples
 from fer.methods.core.two_networks import Evaluated, TwoNetworks, mean_of
 from fer.models.batch_norm import groups_apart, make_groupable
 from fer.ranges import Above0, AtLeast0, CountFrom0, Share
-from fer.views.batch import Batch
+from fer.views.batch import Batch, ViewBatch
 
 Prior = Literal["uniform", "given", "none"]
 
@@ -181,9 +181,9 @@ class DivideMix(TwoNetworks):
         """Compute lambda_u at a time in epochs, from 0."""
         return self.unlabeled_weight * (min((epoch - self.warm_up) / self.ramp, 1.0) if self.ramp else 1.0)
 
-    def loss(self, batch: Batch) -> Loss:
+    def loss(self, batch: ViewBatch) -> Loss:
         if self.current_epoch < self.warm_up:
-            logits = self.logits_of_both(batch.image[0])
+            logits = self.logits_of_both(batch.view)
             loss_cls = F.cross_entropy(logits[0], batch.label) + F.cross_entropy(logits[1], batch.label)
             if not self.confidence_penalty:
                 return Loss(loss_cls, logits[0], {"loss_cls": loss_cls})
@@ -209,23 +209,23 @@ class DivideMix(TwoNetworks):
         trainer: Any = self.trainer
         return int(trainer.datamodule.seed)
 
-    def _losses(self, batch: Batch) -> Tensor:
+    def _losses(self, batch: ViewBatch) -> Tensor:
         """Cross-entropy of both networks, (B, 2)."""
         labels = self.given_labels[batch.index]
-        logits = self.logits_of_both(batch.image)
+        logits = self.logits_of_both(batch.view)
         return torch.stack([F.cross_entropy(z, labels, reduction="none") for z in logits], 1)
 
     @torch.no_grad()
-    def _guesses(self, batch: Batch, labeled: Tensor) -> tuple[Tensor, Tensor]:
+    def _guesses(self, batch: ViewBatch, labeled: Tensor) -> tuple[Tensor, Tensor]:
         """Predict by both networks, mean over the views: (2, B, K) for themselves and for their peers.
 
         Args:
             batch: with two views.
             labeled: bool (2, B), for the first and for the second network.
         """
-        views = torch.cat([*batch.image])
+        views = torch.cat(batch.views)
         if not self.peer_evaluates:
-            p = torch.stack([self.logits_of_both(view).softmax(2) for view in batch.image]).mean(0)
+            p = torch.stack([self.logits_of_both(view).softmax(2) for view in batch.views]).mean(0)
             return p, p
         networks = (self.network, self.second_network)
         of_peers = torch.stack([_mean_prediction(_evaluating(network, views)) for network in networks])
@@ -246,9 +246,9 @@ class DivideMix(TwoNetworks):
         return sharpen(refined, self.temperature)
 
     def _mixmatch(
-        self, network: torch.nn.Module, batch: Batch, target: Tensor, labeled: Tensor
+        self, network: torch.nn.Module, batch: ViewBatch, target: Tensor, labeled: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        images, targets, labeled = torch.cat([*batch.image]), target.repeat(2, 1), labeled.repeat(2)
+        images, targets, labeled = torch.cat(batch.views), target.repeat(2, 1), labeled.repeat(2)
         share = torch.distributions.Beta(self.alpha, self.alpha).sample().item()
         share = max(share, 1 - share)
         partner = torch.randperm(len(images), device=images.device)

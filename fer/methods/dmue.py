@@ -20,7 +20,7 @@ from fer.models.backbones import Backbone
 from fer.models.batch_norm import groups_apart, make_groupable
 from fer.models.network import feature_norm
 from fer.ranges import Above0, AtLeast0, CountFrom0, ShareBelow1
-from fer.views.batch import Batch
+from fer.views.batch import Batch, ViewBatch
 
 
 def similarity_matrix(rows: Tensor) -> Tensor:
@@ -192,9 +192,8 @@ class DMUE(Method):
             )
         super().on_train_epoch_end()
 
-    def loss(self, batch: Batch) -> Loss:
-        assert isinstance(batch.image, Tensor)
-        trunk = self._trunk(batch.image)
+    def loss(self, batch: ViewBatch) -> Loss:
+        trunk = self._trunk(batch.view)
         pooled = self._pooled(self._backbone.last_stage, trunk)
         run = self._released_passes if self.passes == "released" else self._joint_passes
         features, logits, branch_logits, latent_logits = run(trunk, pooled, batch.label)

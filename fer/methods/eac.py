@@ -19,7 +19,7 @@ from fer.models.cam import class_activation_maps
 from fer.models.network import FaceNetwork
 from fer.ranges import AtLeast0
 from fer.views.augmentation import Augmentation, EraseRecipe
-from fer.views.batch import Batch
+from fer.views.batch import ViewBatch
 from fer.views.flip import mirror
 
 Erase = Literal["shared", "independent", "none", "released"]
@@ -128,7 +128,7 @@ class EAC(OneViewMethod):
         if forward == "joint_per_view_statistics":
             keep_views_apart(self.network)
 
-    def classification(self, features: Tensor, logits: Tensor, batch: Batch) -> Loss:
+    def classification(self, features: Tensor, logits: Tensor, batch: ViewBatch) -> Loss:
         loss_cls = F.cross_entropy(logits, batch.label)
         return Loss(loss_cls, logits, {"loss_cls": loss_cls})
 

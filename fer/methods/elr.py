@@ -13,7 +13,7 @@ from fer.methods.core.one_view import OneViewMethod
 from fer.methods.eac import AttentionConsistency
 from fer.ranges import AtLeast0, ShareBelow1
 from fer.views.augmentation import EraseRecipe
-from fer.views.batch import Batch
+from fer.views.batch import ViewBatch
 
 LEAST_PROBABILITY = 1e-4
 
@@ -60,7 +60,7 @@ class ELR(OneViewMethod):
         confidence, label = self.targets.max(1)
         return {"target_label": label, "target_confidence": confidence}
 
-    def classification(self, features: Tensor, logits: Tensor, batch: Batch) -> Loss:
+    def classification(self, features: Tensor, logits: Tensor, batch: ViewBatch) -> Loss:
         p = logits.softmax(1).clamp(LEAST_PROBABILITY, 1 - LEAST_PROBABILITY)
         now = p.detach().to(self.targets.dtype)
         target = self.beta * self.targets[batch.index] + (1 - self.beta) * now / now.sum(1, keepdim=True)

@@ -13,7 +13,7 @@ from fer.methods.core.over_training_set import over_training_samples
 from fer.methods.eac import AttentionConsistency
 from fer.ranges import AtLeast0, CountFrom1, ShareAbove0, ShareBetween
 from fer.views.augmentation import EraseRecipe
-from fer.views.batch import Batch
+from fer.views.batch import ViewBatch
 
 LEAST_PROBABILITY = 1e-7
 """The slope of p ** q is infinite at 0, which a softmax reaches in float32."""
@@ -75,12 +75,11 @@ class GCE(OneViewMethod):
         if self.truncate_at is not None and since >= 0 and since % self.truncate_every == 0:
             self.kept.copy_(over_training_samples(self, self._probability_of_label) > self.truncate_at)
 
-    def classification(self, features: Tensor, logits: Tensor, batch: Batch) -> Loss:
+    def classification(self, features: Tensor, logits: Tensor, batch: ViewBatch) -> Loss:
         p = logits.softmax(1).gather(1, batch.label[:, None])[:, 0]
         kept = self.kept[batch.index]
         loss_cls = (kept * generalized_cross_entropy(p, self.q)).mean()
         return Loss(loss_cls, logits, {"loss_cls": loss_cls, "kept": kept.mean()})
 
-    def _probability_of_label(self, batch: Batch) -> Tensor:
-        assert isinstance(batch.image, Tensor)
-        return self.classify(batch.image).softmax(1).gather(1, batch.label[:, None])[:, 0]
+    def _probability_of_label(self, batch: ViewBatch) -> Tensor:
+        return self.classify(batch.view).softmax(1).gather(1, batch.label[:, None])[:, 0]

@@ -10,7 +10,7 @@ from fer.methods.core.one_view import OneViewMethod
 from fer.methods.eac import AttentionConsistency
 from fer.ranges import AtLeast0, Share
 from fer.views.augmentation import EraseRecipe
-from fer.views.batch import Batch
+from fer.views.batch import ViewBatch
 
 
 class LabelSmoothing(OneViewMethod):
@@ -36,6 +36,6 @@ class LabelSmoothing(OneViewMethod):
         self.add_consistency(AttentionConsistency(setting, lam=lam, erase=erase))
         self.share = share
 
-    def classification(self, features: Tensor, logits: Tensor, batch: Batch) -> Loss:
+    def classification(self, features: Tensor, logits: Tensor, batch: ViewBatch) -> Loss:
         loss_cls = F.cross_entropy(logits, batch.label, label_smoothing=self.share)
         return Loss(loss_cls, logits, {"loss_cls": loss_cls})

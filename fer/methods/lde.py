@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from fer.methods.core.method import Loss, Method, Setting
 from fer.ranges import AtLeast0, CountFrom1, ShareBelow1
-from fer.views.batch import Batch
+from fer.views.batch import ViewBatch
 
 
 class PairScore(nn.Module):
@@ -89,8 +89,8 @@ class LDE(Method):
         confidence, label = self.targets.max(1)
         return {"target_label": label, "target_confidence": confidence}
 
-    def loss(self, batch: Batch) -> Loss:
-        feature_map, logits = self.network(batch.image)
+    def loss(self, batch: ViewBatch) -> Loss:
+        feature_map, logits = self.network(batch.view)
         loss_cls = F.cross_entropy(logits, batch.label)
         with torch.autocast(logits.device.type, enabled=False):
             features = feature_map.to(logits.dtype).mean((2, 3))

@@ -16,7 +16,7 @@ from fer.methods.core.method import Loss, Setting
 from fer.methods.core.two_networks import Evaluated, TwoNetworks, mean_of
 from fer.models.batch_norm import groups_apart, make_groupable
 from fer.ranges import AtLeast0, CountFrom0
-from fer.views.batch import Batch
+from fer.views.batch import ViewBatch
 from fer.views.rand_augment import Level, RandAugment
 from fer.views.resize import resize
 from fer.views.warps import random_mirror, random_shift
@@ -128,8 +128,8 @@ class MAN(TwoNetworks):
         progress = (epoch + 1) / (0.9 * epochs) if self.schedule == "released" else min(epoch / (0.9 * epochs), 1.0)
         return 0.9 * math.exp(-0.65 * (1 - progress) ** 2)
 
-    def loss(self, batch: Batch) -> Loss:
-        weak, strong = batch.image
+    def loss(self, batch: ViewBatch) -> Loss:
+        weak, strong = batch.views
         if self.current_epoch < self.warm_up:
             logits = self.logits_of_both(weak)
             loss_cls = self.over_networks * self._cross_entropies(logits, batch.label).mean()

@@ -5,12 +5,11 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
 from torch.nn import functional as F
 
 from fer.methods.core.method import Loss, Method, Setting
 from fer.ranges import Above0
-from fer.views.batch import Batch
+from fer.views.batch import ViewBatch
 
 
 class Mixup(Method):
@@ -37,11 +36,10 @@ class Mixup(Method):
         super().__init__(setting)
         self.alpha = alpha
 
-    def loss(self, batch: Batch) -> Loss:
-        assert isinstance(batch.image, Tensor)
+    def loss(self, batch: ViewBatch) -> Loss:
         share = torch.distributions.Beta(self.alpha, self.alpha).sample().item()
-        other = torch.randperm(len(batch.label), device=batch.image.device)
-        _, logits = self.network(share * batch.image + (1 - share) * batch.image[other])
+        other = torch.randperm(len(batch.label), device=batch.view.device)
+        _, logits = self.network(share * batch.view + (1 - share) * batch.view[other])
         total = share * F.cross_entropy(logits, batch.label)
         total = total + (1 - share) * F.cross_entropy(logits, batch.label[other])
         predicted = logits.argmax(1)

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fer.methods.core.method import Loss, Method, Setting
-from fer.views.batch import Batch
+from fer.views.batch import ViewBatch
 
 Reduction = Literal["sum", "mean"]
 _RAMP = 15.0
@@ -70,8 +70,8 @@ class NLA(Method):
         super().__init__(setting)
         self.js_reduction = js_reduction
 
-    def loss(self, batch: Batch) -> Loss:
-        first, second = batch.image
+    def loss(self, batch: ViewBatch) -> Loss:
+        first, second = batch.views
         _, logits = self.network(first)
         _, mirrored_logits = self.network(second)
         each = F.cross_entropy(logits, batch.label, reduction="none")

@@ -17,7 +17,7 @@ from fer.methods.core.one_view import OneViewMethod
 from fer.methods.eac import AttentionConsistency
 from fer.ranges import AtLeast0, Share
 from fer.views.augmentation import EraseRecipe
-from fer.views.batch import Batch
+from fer.views.batch import ViewBatch
 
 
 class PDLS(OneViewMethod):
@@ -75,7 +75,7 @@ class PDLS(OneViewMethod):
         order = [list(classes).index(name) for name in setting.class_names]
         self.register_buffer("prior", torch.tensor(prior, dtype=torch.float32)[order][:, order], persistent=False)
 
-    def classification(self, features: Tensor, logits: Tensor, batch: Batch) -> Loss:
+    def classification(self, features: Tensor, logits: Tensor, batch: ViewBatch) -> Loss:
         log_p = logits.log_softmax(1)
         of_label = log_p.gather(1, batch.label[:, None])[:, 0]
         of_prior = (self.prior[batch.label] * log_p).sum(1)

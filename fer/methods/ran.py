@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from fer.methods.core.method import Loss, Method, Setting
 from fer.ranges import AtLeast0, CountFrom1, ShareBetween
-from fer.views.batch import Batch
+from fer.views.batch import ViewBatch
 
 Crops = Literal["released", "fixed", "random"]
 Passes = Literal["separate", "joint"]
@@ -96,9 +96,8 @@ class RAN(Method):
         self.region_loss = region_loss
         self.passes = passes
 
-    def loss(self, batch: Batch) -> Loss:
-        assert isinstance(batch.image, Tensor)
-        logits, attention = self._logits_and_attention(batch.image)
+    def loss(self, batch: ViewBatch) -> Loss:
+        logits, attention = self._logits_and_attention(batch.view)
         loss_cls = F.cross_entropy(logits, batch.label)
         if self.region_loss == "softmax":
             attention = attention.softmax(1)

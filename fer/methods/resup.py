@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from fer.methods.core.method import Loss, Setting
 from fer.methods.core.two_networks import Evaluated, TwoNetworks
 from fer.ranges import AtLeast0, CountFrom0
-from fer.views.batch import Batch
+from fer.views.batch import ViewBatch
 
 Weights = Literal["step", "epoch"]
 
@@ -139,8 +139,8 @@ class ReSup(TwoNetworks):
         else:
             self.clean.copy_(look_up(tables.to(similarity), similarity))
 
-    def loss(self, batch: Batch) -> Loss:
-        logits = self.logits_of_both(batch.image)
+    def loss(self, batch: ViewBatch) -> Loss:
+        logits = self.logits_of_both(batch.view)
         losses = torch.stack([F.cross_entropy(z, batch.label, reduction="none") for z in logits])
         p = logits.softmax(2)
         if self.weights == "step":

@@ -15,7 +15,7 @@ from fer.methods.core.method import Loss, Method, Setting
 from fer.methods.core.parameter_groups import faster
 from fer.models.network import feature_norm
 from fer.ranges import Above0, CountFrom1, ShareBelow1
-from fer.views.batch import Batch
+from fer.views.batch import Batch, ViewBatch
 
 _EPS = 2e-5
 
@@ -77,9 +77,8 @@ class RUL(Method):
             uncertainty: Tensor = self.uncertainty_head(features).exp().mean(1, keepdim=True)
         return mean, uncertainty
 
-    def loss(self, batch: Batch) -> Loss:
-        assert isinstance(batch.image, Tensor)
-        mean, uncertainty = self.mean_and_uncertainty(batch.image)
+    def loss(self, batch: ViewBatch) -> Loss:
+        mean, uncertainty = self.mean_and_uncertainty(batch.view)
         partner = torch.randperm(len(mean), device=mean.device)
         share = uncertainty / (uncertainty + uncertainty[partner])
         logits = self._classified(share * mean + (1 - share) * mean[partner])
@@ -90,7 +89,6 @@ class RUL(Method):
         return self._classified(self.mean_and_uncertainty(view)[0])
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        assert isinstance(batch.image, Tensor)
         mean, uncertainty = self.mean_and_uncertainty(self.augmentation.test_view(batch.image))
         probabilities = self._classified(mean).softmax(1)
         return {"index": batch.index, "probabilities": probabilities.float(), "uncertainty": uncertainty[:, 0].float()}

@@ -14,7 +14,7 @@ from fer.methods.core.one_view import OneViewMethod
 from fer.methods.eac import AttentionConsistency
 from fer.ranges import AtLeast0
 from fer.views.augmentation import EraseRecipe
-from fer.views.batch import Batch
+from fer.views.batch import ViewBatch
 
 LOG_OF_ZERO = math.log(1e-4)
 """Value of log 0 in the one-hot label."""
@@ -63,7 +63,7 @@ class SCE(OneViewMethod):
         self.add_consistency(AttentionConsistency(setting, lam=lam, erase=erase))
         self.alpha, self.beta = alpha, beta
 
-    def classification(self, features: Tensor, logits: Tensor, batch: Batch) -> Loss:
+    def classification(self, features: Tensor, logits: Tensor, batch: ViewBatch) -> Loss:
         loss_cls = F.cross_entropy(logits, batch.label)
         loss_reverse = reverse_cross_entropy(logits, batch.label)
         total = self.alpha * loss_cls + self.beta * loss_reverse

@@ -16,7 +16,7 @@ from fer.methods.core.one_view import OneViewMethod
 from fer.methods.eac import AttentionConsistency
 from fer.ranges import AtLeast0, ShareBetween
 from fer.views.augmentation import EraseRecipe
-from fer.views.batch import Batch
+from fer.views.batch import Batch, ViewBatch
 
 Group = Literal["low", "all"]
 
@@ -102,7 +102,7 @@ class SCN(OneViewMethod):
         """Give the labels in force, which relabeling may have replaced."""
         return {"relabeled_label": self.labels}
 
-    def classification(self, features: Tensor, logits: Tensor, batch: Batch) -> Loss:
+    def classification(self, features: Tensor, logits: Tensor, batch: ViewBatch) -> Loss:
         importance = self._importance(features)
         logits = importance[:, None] * logits
         labels = self.labels[batch.index]
@@ -121,7 +121,6 @@ class SCN(OneViewMethod):
         return self._logits_and_importance(view)[0]
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        assert isinstance(batch.image, Tensor)
         logits, importance = self._logits_and_importance(self.augmentation.test_view(batch.image))
         probabilities = logits.softmax(1)
         return {"index": batch.index, "probabilities": probabilities.float(), "importance": importance.float()}

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from fer.methods.core.method import Loss, Method, Setting
 from fer.ranges import Above0, CountFrom1, CountFrom2, Share
-from fer.views.batch import Batch
+from fer.views.batch import ViewBatch
 
 HeadDrop = Literal["head", "token"]
 
@@ -176,9 +176,8 @@ class TransFER(Method):
             nn.init.zeros_(self.network.classifier.weight)
             nn.init.zeros_(self.network.classifier.bias)
 
-    def loss(self, batch: Batch) -> Loss:
-        assert isinstance(batch.image, Tensor)
-        logits = self.classify(batch.image)
+    def loss(self, batch: ViewBatch) -> Loss:
+        logits = self.classify(batch.view)
         loss_cls = F.cross_entropy(logits, batch.label)
         return Loss(loss_cls, logits, {"loss_cls": loss_cls})
 

@@ -15,7 +15,7 @@ from fer.methods.core.method import Loss, Method, Setting
 from fer.methods.eac import attention_consistency_loss
 from fer.models.cam import class_activation_maps
 from fer.ranges import AtLeast0
-from fer.views.batch import Batch
+from fer.views.batch import ViewBatch
 
 
 class VAC(Method):
@@ -46,8 +46,8 @@ class VAC(Method):
     def make_views(self, image: Tensor) -> tuple[Tensor, Tensor]:
         return self.augmentation.two_views(image, erase="none")
 
-    def loss(self, batch: Batch) -> Loss:
-        first, second = batch.image
+    def loss(self, batch: ViewBatch) -> Loss:
+        first, second = batch.views
         features, logits = self.network(first)
         mirrored_features, mirrored_logits = self.network(second)
         loss_cls = 0.5 * (F.cross_entropy(logits, batch.label) + F.cross_entropy(mirrored_logits, batch.label))

@@ -32,7 +32,7 @@ def build_method(
     given_labels: Tensor,
     *,
     labels_are_clean: bool,
-    evaluation_name: str = "test",
+    evaluated_split: str = "test",
     for_training: bool,
 ) -> Method:
     """Build the method of a configuration for a data set, freshly initialized.
@@ -41,7 +41,7 @@ def build_method(
         settings: of the run.
         class_names: K names.
         given_labels: int64 (N,), those of the training samples.
-        labels_are_clean, evaluation_name: see ``Setting``.
+        labels_are_clean, evaluated_split: see ``Setting``.
         for_training: ``False`` builds neither optimizer nor schedule and loads no pretrained weights.
 
     Raises:
@@ -69,7 +69,7 @@ def build_method(
         class_names=class_names,
         given_labels=given_labels,
         labels_are_clean=labels_are_clean,
-        evaluation_name=evaluation_name,
+        evaluated_split=evaluated_split,
     )
     method: Method = call_configured(instantiate_node(settings.method, "method", _partial_=True), setting)
     return method

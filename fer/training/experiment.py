@@ -108,7 +108,7 @@ def _build(settings: Settings, folder: RunFolder, *, for_training: bool) -> Expe
         datamodule.table.class_names,
         torch.from_numpy(datamodule.train.given),
         labels_are_clean=datamodule.train.labels_are_clean,
-        evaluation_name=datamodule.evaluation_name,
+        evaluated_split=datamodule.evaluated_split,
         for_training=for_training,
     )
     if is_distributed and settings.sync_batchnorm:
@@ -177,7 +177,7 @@ def _result(
 def _end_trial(experiment: Experiment, folder: RunFolder, keys: list[str]) -> dict[str, Any] | None:
     """Keep what a trial has measured in ``debug.json``; a run that saw a part of the data has no result."""
     # An epoch that max_steps has cut short was not evaluated.
-    evaluated = f"{experiment.datamodule.evaluation_name}/acc"
+    evaluated = f"{experiment.datamodule.evaluated_split}/acc"
     records = [record for record in folder.records() if evaluated in record]
     trainer = experiment.trainer
     test = _test(experiment, folder) if records and not trainer.fast_dev_run else None  # type: ignore[attr-defined]
@@ -218,8 +218,7 @@ def _test(experiment: Experiment, folder: RunFolder) -> dict[str, float] | None:
 
 def _test_checkpoint(experiment: Experiment, checkpoint: Path) -> dict[str, float]:
     load(experiment.method, checkpoint)
-    experiment.method.evaluation_name = "test"
-    experiment.trainer.validate(experiment.method, experiment.datamodule.test_dataloader(), verbose=False)
+    experiment.trainer.test(experiment.method, experiment.datamodule.test_dataloader(), verbose=False)
     return {k: v for k, v in experiment.method.epoch_record.items() if k.startswith("test/")}
 
 

@@ -1,4 +1,4 @@
-"""Batch of faces, passed from the loader through augmentation to the method."""
+"""Batches of faces: images as the loader gives them, and the views that a method gets."""
 
 from __future__ import annotations
 
@@ -8,16 +8,32 @@ from torch import Tensor
 
 
 class Batch(NamedTuple):
-    """A batch of B faces.
+    """A batch of B faces as the loader gives it."""
 
-    ``image`` is uint8 (B, 3, h, w) in RGB as the loader gives it, and the method's float view (B, 3, H, W) or pair of
-    views after augmentation. The others are int64 (B,).
-    """
-
-    image: Tensor | tuple[Tensor, Tensor]
+    image: Tensor
+    """uint8 (B, 3, h, w) in RGB."""
     label: Tensor
-    """The given label, 0..K-1, which may be wrong."""
+    """int64 (B,), the given label, 0..K-1, which may be wrong."""
     clean_label: Tensor
-    """The true label, 0..K-1, or -1 where it is not known."""
+    """int64 (B,), the true label, 0..K-1, or -1 where it is not known."""
     index: Tensor  # type: ignore[assignment]  # tuples have a method of that name, which nobody needs here
-    """Position of the sample in its split of the sample table."""
+    """int64 (B,), the position of the sample in its split of the sample table."""
+
+    def seen_as(self, *views: Tensor) -> ViewBatch:
+        """Replace the images by views (B, 3, H, W) of them."""
+        return ViewBatch(views, self.label, self.clean_label, self.index)
+
+
+class ViewBatch(NamedTuple):
+    """A batch of B faces as a method sees it in training; labels and index are those of the ``Batch``."""
+
+    views: tuple[Tensor, ...]
+    """One or more views of the same faces, float (B, 3, H, W) each."""
+    label: Tensor
+    clean_label: Tensor
+    index: Tensor  # type: ignore[assignment]  # as above
+
+    @property
+    def view(self) -> Tensor:
+        """The only view, or the first of several, (B, 3, H, W)."""
+        return self.views[0]

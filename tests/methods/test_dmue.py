@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from support.project import Train
-from support.small_methods import CLASSES, LR, batch_of, build, build_configured
+from support.small_methods import CLASSES, LR, batch_of, build, build_configured, loaded
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -161,7 +161,7 @@ def loss_and_copy(epoch: int, **values: Any) -> tuple[Tensor, Tensor, Any, Any]:
     reference = plain_norms(copy.deepcopy(method))
     expected = released(reference, VIEWS, LABELS, epoch, 10)
     expected.backward()
-    batch = batch_of(VIEWS, 12)._replace(label=LABELS)
+    batch = batch_of(VIEWS)._replace(label=LABELS)
     loss = method.loss(batch).total
     loss.backward()
     return loss, expected, method, reference
@@ -205,12 +205,12 @@ def test_batches_with_too_few_of_a_class_are_skipped_where_asked(train: Train, t
     method = build(DMUE, skip_incomplete=True)
     method._trainer = type("Trainer", (), {"training": True, "world_size": 1})()
     for labels, skipped in ((LABELS, False), (LABELS[:9], True), (LABELS[:10], False)):
-        method.on_before_batch_transfer(batch_of(VIEWS, 12)._replace(label=labels), 0)
+        method.on_before_batch_transfer(loaded(VIEWS)._replace(label=labels), 0)
         assert method._skips == skipped
-    method.on_before_batch_transfer(batch_of(VIEWS, 12)._replace(label=LABELS[:9]), 0)
+    method.on_before_batch_transfer(loaded(VIEWS)._replace(label=LABELS[:9]), 0)
     before = {name: value.clone() for name, value in method.state_dict().items()}
     optimizer = method.configure_optimizers()["optimizer"]
-    method.training_step(batch_of(VIEWS, 12), 0)["loss"].backward()
+    method.training_step(loaded(VIEWS), 0)["loss"].backward()
     method.on_before_optimizer_step(optimizer)
     optimizer.step()
     assert all(torch.equal(value, before[name]) for name, value in method.state_dict().items())

@@ -22,7 +22,7 @@ from fer.methods.core.method import Method
 from fer.methods.eac import attention_consistency_loss
 from fer.models.cam import class_activation_maps
 from fer.models.network import FaceNetwork
-from fer.views.batch import Batch
+from fer.views.batch import ViewBatch
 from fer.views.flip import mirror
 
 SEEDS = st.integers(0, 2**32 - 1)
@@ -98,9 +98,9 @@ def test_consistency_loss_is_zero_for_mirrored_maps_only() -> None:
 def test_swapping_the_views_leaves_the_methods_consistency_loss_as_it_is() -> None:
     method = build(erase="independent")
     batch = with_views(method)
-    first, second = batch.image
+    first, second = batch.views
     there = method.loss(batch).parts
-    back = method.loss(batch._replace(image=(second, first))).parts
+    back = method.loss(batch._replace(views=(second, first))).parts
     torch.testing.assert_close(there["loss_consistency"], back["loss_consistency"], rtol=1e-10, atol=0)
     assert (there["loss_cls"] - back["loss_cls"]).abs() > 1e-3, "the first view alone is classified"
 
@@ -128,7 +128,7 @@ def test_consistency_trains_the_backbone_through_each_view() -> None:
     batch = with_views(method)
     weight = method.network.classifier.weight.detach()
     total = gradients(method, method.loss(batch).parts["loss_consistency"], allow_unused=True)
-    first, second = (class_activation_maps(method.network(view)[0], weight) for view in batch.image)
+    first, second = (class_activation_maps(method.network(view)[0], weight) for view in batch.views)
     through_first = gradients(method, attention_consistency_loss(first, second.detach()), allow_unused=True)
     through_second = gradients(method, attention_consistency_loss(first.detach(), second), allow_unused=True)
     convolutions = [name for name, parameter in method.network.named_parameters() if parameter.ndim == 4]
@@ -142,8 +142,8 @@ def test_consistency_trains_the_backbone_through_each_view() -> None:
 def test_only_the_first_view_is_classified() -> None:
     method = build()
     batch = with_views(method)
-    first, second = (view.clone().requires_grad_() for view in batch.image)
-    loss = method.loss(batch._replace(image=(first, second)))
+    first, second = (view.clone().requires_grad_() for view in batch.views)
+    loss = method.loss(batch._replace(views=(first, second)))
     both: Any = torch.autograd.grad(loss.parts["loss_cls"], (first, second), allow_unused=True, retain_graph=True)
     assert both[0].abs().max() > 0
     assert both[1] is None
@@ -154,10 +154,10 @@ def test_only_the_first_view_is_classified() -> None:
 # The whole step.
 
 
-def reference_loss(network: FaceNetwork, state: dict[str, Tensor], batch: Batch, lam: float) -> Tensor:
+def reference_loss(network: FaceNetwork, state: dict[str, Tensor], batch: ViewBatch, lam: float) -> Tensor:
     """The loss from the paper's formulas; moves the running statistics inside ``state``."""
     maps, logits = [], []
-    for view in batch.image:
+    for view in batch.views:
         features, _ = functional_call(network, state, (view,))
         weight, bias = state["classifier.weight"], state["classifier.bias"]
         logits.append((features.sum((2, 3)) / features[0, 0].numel()) @ weight.T + bias)
@@ -174,7 +174,7 @@ def reference_loss(network: FaceNetwork, state: dict[str, Tensor], batch: Batch,
     return loss
 
 
-def reference_training(network: FaceNetwork, batches: list[Batch], lam: float) -> dict[str, Tensor]:
+def reference_training(network: FaceNetwork, batches: list[ViewBatch], lam: float) -> dict[str, Tensor]:
     """Adam (Kingma & Ba 2015, algorithm 1) with weight decay as L2; the learning rate falls after every batch."""
     parameters = {name: p.detach().clone().requires_grad_() for name, p in network.named_parameters()}
     statistics = {name: b.clone() for name, b in network.named_buffers()}
@@ -244,7 +244,7 @@ def test_joint_pass_with_statistics_per_view_is_two_passes(channels_last: bool, 
     torch.testing.assert_close(statistics, buffers_of(apart), rtol=0, atol=1e-12)
     assert all(value == 2 for name, value in statistics.items() if name.endswith("num_batches_tracked"))
     # In evaluation any batch, odd ones too, is normalized by the running statistics.
-    view = batch.image[0][:1]
+    view = batch.view[:1]
     torch.testing.assert_close(joint.eval().network(view)[1], apart.eval().network(view)[1], rtol=0, atol=1e-12)
 
 
@@ -273,8 +273,8 @@ def test_without_consistency_eac_learns_as_cross_entropy_but_moves_the_statistic
 @pytest.mark.parametrize("noise", [None, True, False])
 def test_the_control_trains_on_the_view_that_eac_classifies(erase: str, noise: bool | None) -> None:
     eac, ce = build(erase=erase, pixel_noise_on_second_view=noise), build(CrossEntropy)
-    first, second = with_views(eac).image
-    assert torch.equal(first, with_views(ce).image)
+    first, second = with_views(eac).views
+    assert torch.equal(first, with_views(ce).view)
     # The switches reach the augmentation.
     torch.manual_seed(3)
     views = eac.augmentation.two_views(raw_images(), erase=erase, pixel_noise_on_second_view=noise)
@@ -285,7 +285,7 @@ def test_the_control_trains_on_the_view_that_eac_classifies(erase: str, noise: b
 def test_as_released_the_second_view_depends_on_whether_labels_are_clean(clean: bool, erase: str) -> None:
     method, expected = build(erase="released", labels_are_clean=clean), build(erase=erase)
     assert method.decided == {"method.erase": erase} and expected.decided == {}
-    views, expected_views = with_views(method).image, with_views(expected).image
+    views, expected_views = with_views(method).views, with_views(expected).views
     assert all(torch.equal(a, b) for a, b in zip(views, expected_views, strict=True))
     # Erased rectangle and pixel noise are mirrored, or each is its own.
     assert torch.equal(views[1], mirror(views[0])) is clean
@@ -298,9 +298,9 @@ def test_as_released_loss_and_gradient_are_the_independent_calculation(clean: bo
     batch = with_views(method)
     torch.manual_seed(3)
     first, second = method.augmentation.two_views(raw_images(), erase=erase)
-    by_hand = batch._replace(image=(first, second))
+    by_hand = batch._replace(views=(first, second))
 
-    def transcribed(twin: Any, _: Batch) -> Tensor:
+    def transcribed(twin: Any, _: ViewBatch) -> Tensor:
         network = twin.network
         state = {**dict(network.named_parameters()), **dict(network.named_buffers())}
         return reference_loss(network, state, by_hand, lam=5.0)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from support.small_methods import CLASSES, LR, batch_of, build, build_configured
+from support.small_methods import CLASSES, LR, batch_of, build, build_configured, loaded
 from support.transcription import assert_equal_to
 from torch import Tensor
 from torch.nn import functional as F
@@ -62,7 +62,7 @@ def test_rul_classifies_a_face_by_its_own_mean_and_keeps_its_uncertainty() -> No
     mean, uncertainty = method.mean_and_uncertainty(VIEW)
     torch.testing.assert_close(method.classify(VIEW), method.network.classifier(mean))
     image = torch.randint(0, 256, (6, 3, 32, 32), dtype=torch.uint8)
-    out = method.predict_step(batch_of(image), 0)
+    out = method.predict_step(loaded(image), 0)
     torch.testing.assert_close(out["probabilities"], method(image).softmax(1).float())
     assert out["uncertainty"].shape == (6,) and (out["uncertainty"] > 0).all()
     assert uncertainty.unique().numel() == 6

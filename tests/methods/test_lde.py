@@ -53,7 +53,7 @@ def test_the_weights_of_neighbours_are_learnt() -> None:
 
 def test_a_sample_alone_keeps_its_target() -> None:
     method = build(LDE)
-    loss = method.loss(batch_of(VIEW[:1], 1))
+    loss = method.loss(batch_of(VIEW[:1]))
     assert method.targets[0].argmax() == 0 and loss.total.isfinite()
 
 

@@ -68,7 +68,7 @@ def test_man_is_its_released_code(groups: list[int], epoch: int) -> None:
     method = in_epoch(build(MAN), epoch).train()
     copies = both(method)
     method.group.copy_(torch.tensor(groups))
-    batch = batch_of(VIEWS)
+    batch = batch_of(*VIEWS)
     expected = released(*copies, batch.label, groups, epoch + 1, 100)
     expected.backward()
     loss = method.loss(batch)
@@ -86,7 +86,7 @@ def test_sums_over_networks_count_twice_but_for_mutual_learning() -> None:
     halves, sums = (in_epoch(build(MAN, over_networks=name), 45) for name in ("mean", "sum"))
     for method in (halves, sums):
         method.group.copy_(torch.tensor(GROUPS["all"]))
-    first, second = halves.loss(batch_of(VIEWS)).parts, sums.loss(batch_of(VIEWS)).parts
+    first, second = halves.loss(batch_of(*VIEWS)).parts, sums.loss(batch_of(*VIEWS)).parts
     ratios = {name: (second[name] / first[name]).item() for name in first if name.startswith("loss")}
     assert ratios == pytest.approx({"loss_cls": 2.0, "loss_mutual": 1.0, "loss_consistency": 2.0})
 
@@ -95,7 +95,7 @@ def test_sums_over_networks_count_twice_but_for_mutual_learning() -> None:
 def test_man_warms_up_by_cross_entropy_of_both_networks(over_networks: str, factor: float) -> None:
     method = in_epoch(build(MAN, warm_up=10, over_networks=over_networks), 9)
     method.group.fill_(NOISY)
-    batch = batch_of(VIEWS)
+    batch = batch_of(*VIEWS)
     expected = sum(F.cross_entropy(net(VIEWS[0])[1], batch.label) for net in (method.network, method.second_network))
     torch.testing.assert_close(method.loss(batch).total, factor * expected)
 
@@ -115,7 +115,7 @@ def test_without_separate_groups_batch_norm_sees_the_batch() -> None:
     method = in_epoch(build(MAN, separate_groups=False), 45).train()
     copies = both(method)
     method.group.copy_(torch.tensor(GROUPS["all"]))
-    found = method.loss(batch_of(VIEWS))
+    found = method.loss(batch_of(*VIEWS))
     torch.testing.assert_close(found.logits, copies[0](VIEWS[0])[1])
 
 

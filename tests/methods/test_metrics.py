@@ -155,24 +155,15 @@ Batches = list[tuple[list[tuple[int, int, int]], float]]
 
 
 def fed(batches: Batches) -> TrainingStatistics:
-    statistics = TrainingStatistics()
+    return feed(TrainingStatistics(), batches)
+
+
+def feed(statistics: TrainingStatistics, batches: Batches) -> TrainingStatistics:
     for samples, value in batches:
         predicted, labels, clean = (list(column) for column in zip(*samples, strict=True))
         parts = {"loss": torch.tensor(value, requires_grad=True), "loss_cls": torch.tensor(2 * value)}
         statistics.update(logits_of(predicted), batch_of(labels, clean), parts)
     return statistics
-
-
-def sent_to_other_ranks(statistics: TrainingStatistics) -> Tensor:
-    sent: list[Tensor] = []
-
-    def keep(sums: Tensor) -> Tensor:
-        sent.append(sums)
-        return sums
-
-    statistics.compute(keep)
-    (sums,) = sent
-    return sums
 
 
 def expected_statistics(batches: Batches) -> dict[str, float]:
@@ -203,19 +194,27 @@ def test_statistics_equal_a_calculation_over_all_samples(batches: Batches) -> No
 @settings(max_examples=10, deadline=None)
 @given(BATCHES, BATCHES)
 def test_statistics_summed_over_ranks_are_those_of_one_device(here: Batches, there: Batches) -> None:
-    sums = sent_to_other_ranks(fed(there))
-    summed = fed(here).compute(lambda tensor: tensor + sums)
-    assert summed == pytest.approx(expected_statistics(here + there), abs=1e-6)
+    summed = fed(here)
+    summed.merge_state(fed(there))
+    assert summed.compute() == pytest.approx(expected_statistics(here + there), abs=1e-6)
+
+
+@settings(max_examples=10, deadline=None)
+@given(BATCHES, BATCHES)
+def test_statistics_go_on_from_what_was_kept_as_if_never_interrupted(before: Batches, after: Batches) -> None:
+    kept = fed(before).sums_so_far()
+    resumed = fed(after[:1])  # is dropped
+    resumed.go_on_from(kept)
+    assert feed(resumed, after).compute() == fed(before + after).compute()
 
 
 def keys_of(labels: list[int], clean: list[int]) -> set[str]:
     statistics = TrainingStatistics()
-    statistics.update(logits_of(labels), batch_of(labels, clean), {})
-    return set(statistics.compute())
+    statistics.update(logits_of(labels), batch_of(labels, clean), {"loss": torch.tensor(1.0)})
+    return set(statistics.compute()) - {"loss"}
 
 
 def test_what_is_not_defined_has_no_key() -> None:
-    assert TrainingStatistics().compute() == {}
     assert keys_of([0, 1], [-1, -1]) == {"acc"}
     assert keys_of([0, 1], [0, -1]) == {"acc", "acc_clean"}
     assert keys_of([0, 1], [0, 2]) == {"acc", "acc_clean", "memorized", "recovered"}
@@ -223,14 +222,37 @@ def test_what_is_not_defined_has_no_key() -> None:
 
 def test_a_sample_without_true_label_counts_neither_as_wrong_nor_as_memorized() -> None:
     statistics = TrainingStatistics()
-    statistics.update(logits_of([1, 2, 3, 4]), batch_of([1, 2, 3, 5], [-1, 0, 3, 4]), {})
-    assert statistics.compute() == pytest.approx({"acc": 3 / 4, "acc_clean": 2 / 3, "memorized": 0.5, "recovered": 0.5})
+    statistics.update(logits_of([1, 2, 3, 4]), batch_of([1, 2, 3, 5], [-1, 0, 3, 4]), {"loss": torch.tensor(2.0)})
+    shares = {"acc": 3 / 4, "acc_clean": 2 / 3, "memorized": 0.5, "recovered": 0.5}
+    assert statistics.compute() == pytest.approx({"loss": 2.0, **shares})
 
 
+@pytest.mark.filterwarnings("ignore:The ``compute`` method")
 def test_statistics_hold_no_graph_and_start_anew_after_a_reset() -> None:
     statistics = TrainingStatistics()
     logits = logits_of([0]).requires_grad_()
     statistics.update(logits, batch_of([1], [0]), {"loss": logits.sum()})
-    assert not sent_to_other_ranks(statistics).requires_grad
+    assert not statistics.loss_sums.requires_grad and not statistics.is_empty
     statistics.reset()
-    assert statistics.compute() == {}
+    assert statistics.is_empty and statistics.compute() == {}
+
+
+def test_sums_count_in_float64_whatever_the_precision_of_the_network() -> None:
+    statistics = TrainingStatistics().to(torch.float16)
+    for _ in range(3):
+        statistics.update(logits_of([0]).half(), batch_of([0], [0]), {"loss": torch.tensor(60_000.0).half()})
+    assert statistics.compute()["loss"] == float(torch.tensor(60_000.0).half())
+
+
+def test_checkpoints_hold_no_statistics_of_their_first_rank() -> None:
+    assert not fed([([(0, 0, 0)], 1.0)]).state_dict()
+
+
+def test_parts_of_the_loss_stay_the_same_for_an_epoch() -> None:
+    statistics = fed([([(0, 0, 0)], 1.0)])
+    other = {"loss": torch.tensor(1.0), "loss_kl": torch.tensor(1.0)}
+    with pytest.raises(ValueError, match=r"are loss, loss_kl after loss, loss_cls; a method must return the same"):
+        statistics.update(logits_of([0]), batch_of([0], [0]), other)
+    statistics.reset()
+    statistics.update(logits_of([0]), batch_of([0], [0]), other)
+    assert {"loss", "loss_kl"} <= set(statistics.compute())

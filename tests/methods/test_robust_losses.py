@@ -216,7 +216,7 @@ def test_nlas_divergence_is_between_each_view_and_the_mean_of_their_logits(reduc
         for row, middles in zip(rows, middle, strict=True)
         for p, m in zip(row, middles, strict=True)
     )
-    loss = method.loss(batch_of((first, second)))
+    loss = method.loss(batch_of(first, second))
     scale = 1 if reduction == "sum" else 6
     assert float(loss.parts["loss_js"]) == pytest.approx(divergence / scale, rel=1e-9)
     whole = loss.parts["loss_cls"] + loss.parts["loss_weighted"] + loss.parts["loss_js"]
@@ -232,10 +232,10 @@ def test_vac_classifies_both_views_and_erases_nothing() -> None:
     method.augmentation.erase_probability = 0.0
     assert torch.equal(first, method.make_views(raw_images())[0])
     method.network.eval(), eac.network.eval()
-    batch = batch_of((first.double(), second.double()))
+    batch = batch_of(first.double(), second.double())
     loss, of_eac = method.loss(batch), eac.loss(batch)
     torch.testing.assert_close(loss.parts["loss_consistency"], of_eac.parts["loss_consistency"])
-    both = [F.cross_entropy(method.network(view)[1], batch.label) for view in batch.image]
+    both = [F.cross_entropy(method.network(view)[1], batch.label) for view in batch.views]
     torch.testing.assert_close(loss.total, (both[0] + both[1]) / 2 + 2.0 * loss.parts["loss_consistency"])
 
 
@@ -249,11 +249,16 @@ def test_attention_consistency_can_be_added(method: Any) -> None:
     torch.manual_seed(0)
     views = added.make_views(raw_images())
     torch.manual_seed(0)
-    assert torch.equal(without.make_views(raw_images()), views[0])
+    (only,) = without.make_views(raw_images())
+    assert torch.equal(only, views[0])
     for each in (without, added, eac):
         each.network.eval()
     views = tuple(view.double() for view in views)
-    alone, both, of_eac = without.loss(batch_of(views[0])), added.loss(batch_of(views)), eac.loss(batch_of(views))
+    alone, both, of_eac = (
+        without.loss(batch_of(views[0])),
+        added.loss(batch_of(*views)),
+        eac.loss(batch_of(*views)),
+    )
     consistency = of_eac.parts["loss_consistency"]
     torch.testing.assert_close(both.total, alone.total + 4.0 * consistency)
 

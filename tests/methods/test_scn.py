@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from support.small_methods import CLASSES, batch_of, build, build_configured
+from support.small_methods import CLASSES, batch_of, build, build_configured, loaded
 from support.transcription import assert_equal_to
 from torch import Tensor
 from torch.nn import functional as F
@@ -58,7 +58,7 @@ def test_predictions_hold_the_importance() -> None:
     method = steady()
     image = torch.randint(0, 256, (6, 3, 32, 32), dtype=torch.uint8)
     method.augmentation.double()
-    out = method.predict_step(batch_of(image), 0)
+    out = method.predict_step(loaded(image), 0)
     assert out["importance"].shape == (6,) and ((out["importance"] > 0) & (out["importance"] < 1)).all()
     torch.testing.assert_close(out["probabilities"], method(image).softmax(1).float())
 

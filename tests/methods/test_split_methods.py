@@ -84,7 +84,7 @@ def test_dividemix_refines_labels_by_who_is_trusted() -> None:
 def test_dividemix_trains_each_network_by_mixmatch_on_the_others_split(prior: str) -> None:
     method = in_epoch(build(DivideMix, warm_up=10, ramp=16, prior=prior, peer_evaluates=False), 18)
     method.clean.copy_(torch.tensor([[0.9, 0.8, 0.1, 0.2, 0.7, 0.3], [0.1, 0.9, 0.6, 0.4, 0.2, 0.95]]))
-    batch = batch_of(VIEWS)
+    batch = batch_of(*VIEWS)
     networks = (method.network, method.second_network)
     p = [torch.stack([net(view)[1].softmax(1) for view in VIEWS]).mean(0) for net in networks]
     shares = torch.full((CLASSES,), 1 / CLASSES, dtype=torch.float64)
@@ -166,7 +166,7 @@ def test_dividemix_is_its_released_code(epoch: int, step: int) -> None:
             module.__class__ = torch.nn.BatchNorm2d
     clean = [[0.9, 0.8, 0.1, 0.2, 0.7, 0.3], [0.1, 0.9, 0.6, 0.4, 0.2, 0.95]]
     method.clean.copy_(torch.tensor(clean))
-    batch = batch_of(VIEWS)
+    batch = batch_of(*VIEWS)
     torch.manual_seed(4)
     shares, partners = [], []
     for _ in nets:
@@ -227,7 +227,7 @@ def test_the_mixture_starts_from_k_means() -> None:
 
 def test_confident_predictions_are_penalized_in_the_warm_up_where_asked() -> None:
     method = in_epoch(build(DivideMix, warm_up=10, confidence_penalty=True), 3)
-    batch = batch_of(VIEWS)
+    batch = batch_of(*VIEWS)
     expected = 0.0
     for net in (method.network, method.second_network):
         p = net(VIEWS[0])[1].softmax(1)
@@ -238,7 +238,7 @@ def test_confident_predictions_are_penalized_in_the_warm_up_where_asked() -> Non
 
 def test_dividemix_warms_up_and_ramps() -> None:
     method = in_epoch(build(DivideMix, warm_up=10, ramp=16), 9)
-    batch = batch_of(VIEWS)
+    batch = batch_of(*VIEWS)
     expected = sum(F.cross_entropy(net(VIEWS[0])[1], batch.label) for net in (method.network, method.second_network))
     torch.testing.assert_close(method.loss(batch).total, expected)
     assert [method.weight_of_unlabeled(epoch) for epoch in (10, 18, 26, 80)] == pytest.approx([0, 12.5, 25, 25])

@@ -181,8 +181,7 @@ def evaluation(path: Path, batch_size: int) -> tuple[dict[str, float], Tensor]:
     config["trainer"]["devices"] = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
     built = experiment.build(read_settings(config), folder, for_training=False)
     built.method.load_state_dict(weights(folder))
-    built.method.evaluation_name = "test"
-    built.trainer.validate(built.method, built.datamodule.test_dataloader(), verbose=False)
+    built.trainer.test(built.method, built.datamodule.test_dataloader(), verbose=False)
     return built.method.epoch_record, built.method.evaluation_metrics.confusion
 
 

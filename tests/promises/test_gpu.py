@@ -97,7 +97,7 @@ def test_loss_and_gradients_are_those_of_the_cpu(method: str, overrides: list[st
         batch = Batch(*(tensor.to(device) for tensor in next(iter(built.datamodule.train_dataloader()))))
         views = method_there.make_views(batch.image)
         with torch.backends.cudnn.flags(allow_tf32=False):
-            loss = method_there.loss(batch._replace(image=views)).total
+            loss = method_there.loss(batch.seen_as(*views)).total
             loss.backward()
         gradients = [p.grad.flatten().cpu() for p in method_there.parameters() if p.grad is not None]
         found.append((float(loss), torch.cat(gradients)))

@@ -17,7 +17,7 @@ from fer.methods.eac import EAC
 from fer.models.backbones import resnet
 from fer.models.network import FaceNetwork
 from fer.views.augmentation import Augmentation
-from fer.views.batch import Batch
+from fer.views.batch import ViewBatch
 
 sys.path.insert(0, str(PROJECT / "scripts"))
 
@@ -45,7 +45,7 @@ def test_loss_and_gradients_are_the_references(depth: int, forward: str) -> None
     views, label = torch.randn(2, 4, 3, 64, 64, dtype=torch.float64), torch.tensor([0, 3, 6, 3])
 
     expected, logits = reference_loss(reference, views[0], views[1], label, lam=5.0)
-    found = method.loss(Batch((views[0], views[1]), label, label, torch.arange(4)))  # type: ignore[arg-type]
+    found = method.loss(ViewBatch((views[0], views[1]), label, label, torch.arange(4)))
     torch.testing.assert_close(found.total, expected, rtol=1e-12, atol=0)
     torch.testing.assert_close(found.logits, logits, rtol=0, atol=1e-11)
 

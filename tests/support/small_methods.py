@@ -15,7 +15,7 @@ from fer.methods.eac import EAC
 from fer.models.backbones import tiny
 from fer.models.network import FaceNetwork
 from fer.views.augmentation import Augmentation
-from fer.views.batch import Batch
+from fer.views.batch import Batch, ViewBatch
 from support.configured import configured
 
 CLASSES = 5
@@ -66,11 +66,17 @@ def raw_images(count: int = 6) -> Tensor:
     return torch.randint(0, 256, (count, 3, 40, 40), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
 
 
-def batch_of(image: Tensor | tuple[Tensor, Tensor], count: int = 6) -> Batch:
-    label = torch.arange(count) % CLASSES
-    return Batch(image, label, label, torch.arange(count))
+def loaded(image: Tensor) -> Batch:
+    """A batch as the loader would give it, of right labels."""
+    label = torch.arange(len(image)) % CLASSES
+    return Batch(image, label, label, torch.arange(len(image)))
 
 
-def with_views(method: Method, count: int = 6, seed: int = 3) -> Any:
+def batch_of(*views: Tensor) -> ViewBatch:
+    """A batch as a method's loss gets it, of right labels."""
+    return loaded(views[0]).seen_as(*views)
+
+
+def with_views(method: Method, count: int = 6, seed: int = 3) -> ViewBatch:
     torch.manual_seed(seed)
-    return batch_of(method.make_views(raw_images(count)), count)
+    return batch_of(*method.make_views(raw_images(count)))

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from fer.methods.core.method import Method
-from fer.views.batch import Batch
+from fer.views.batch import ViewBatch
 
 TOLERANCE = 1e-9
 
 
-def assert_equal_to(transcription: Callable[[Any, Batch], Tensor], method: Method, batch: Batch) -> Tensor:
+def assert_equal_to(transcription: Callable[[Any, ViewBatch], Tensor], method: Method, batch: ViewBatch) -> Tensor:
     """Compare the loss of a batch and its gradient, and the buffers afterwards.
 
     Args:

@@ -8,6 +8,7 @@ import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import lightning.pytorch as L
 import numpy as np
 import pytest
 import torch
@@ -102,9 +103,28 @@ def test_tensorboard_holds_one_row_of_hyper_parameters_with_the_result(folder: P
     assert "hp_metric" not in events.Tags()["scalars"]
 
 
+class NoteEvaluations(L.Callback):
+    """Writes which evaluations callbacks are told of."""
+
+    def __init__(self, file: str) -> None:
+        self.file = Path(file)
+
+    def on_validation_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        self._note("validation")
+
+    def on_test_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        self._note("test")
+
+    def _note(self, what: str) -> None:
+        with self.file.open("a") as stream:
+            stream.write(f"{what}\n")
+
+
 def test_holdout_selects_by_held_out_training_samples_and_tests_once(train: Train, tmp_path: Path) -> None:
-    folder = RunFolder(tmp_path / "run")
-    result = train(folder.path, "protocol=holdout", "holdout_share=0.3", "trainer.max_epochs=5")
+    folder, note = RunFolder(tmp_path / "run"), tmp_path / "note.txt"
+    noting = ["+callbacks.note._target_=test_run_records.NoteEvaluations", f"+callbacks.note.file={note}"]
+    result = train(folder.path, "protocol=holdout", "holdout_share=0.3", "trainer.max_epochs=5", *noting)
+    assert note.read_text().split() == ["validation"] * 5 + ["test"]
     records = folder.records()
     assert not any(name.startswith("test/") for record in records for name in record)
     accuracies = [record["holdout/acc"] for record in records]

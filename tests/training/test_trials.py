@@ -27,7 +27,9 @@ def test_what_the_program_sets_is_refused_by_name(key: str, train: Train, tmp_pa
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("key", ["check_val_every_n_epoch=2", "val_check_interval=0.5", "limit_val_batches=0"])
+@pytest.mark.parametrize(
+    "key", ["check_val_every_n_epoch=2", "val_check_interval=0.5", "limit_val_batches=0", "limit_test_batches=0"]
+)
 def test_no_epoch_is_left_without_its_evaluation(key: str, train: Train, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=rf"trainer\.{key.partition('=')[0]} is"):
         train(tmp_path / "run", f"+trainer.{key}")
@@ -41,8 +43,8 @@ def test_no_callback_selects_on_the_test_set(protocol: str, train: Train, tmp_pa
 
 
 @pytest.mark.parametrize(
-    "key", ["fast_dev_run=true", "overfit_batches=1", "limit_train_batches=2", "limit_val_batches=1", "max_steps=3",
-            "max_time=00:01:00:00"],
+    "key", ["fast_dev_run=true", "overfit_batches=1", "limit_train_batches=2", "limit_val_batches=1",
+            "limit_test_batches=1", "max_steps=3", "max_time=00:01:00:00"],
 )  # fmt: skip
 @pytest.mark.parametrize("protocol", ["last5", "holdout"])
 def test_a_trial_writes_debug_json_and_no_result(

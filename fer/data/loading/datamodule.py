@@ -161,7 +161,7 @@ class FaceDataModule(L.LightningDataModule):
         return {"train": train, "test": len(self.store.bad) - train}
 
     @property
-    def evaluation_name(self) -> str:
+    def evaluated_split(self) -> str:
         """Name the split that is evaluated after every epoch: ``test`` or ``holdout``."""
         return self.protocol.evaluates
 

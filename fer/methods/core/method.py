@@ -20,7 +20,7 @@ from fer.methods.core.sample_states import share_rows
 from fer.models.batch_norm import share_statistics
 from fer.models.network import FaceNetwork
 from fer.views.augmentation import Augmentation
-from fer.views.batch import Batch
+from fer.views.batch import Batch, ViewBatch
 
 
 class Loss(NamedTuple):
@@ -31,7 +31,7 @@ class Loss(NamedTuple):
     logits: Tensor
     """(B, K), by which training accuracy and memorization are measured."""
     parts: dict[str, Tensor]
-    """Scalars to log by name, such as ``loss_cls``."""
+    """Scalars to log by name, such as ``loss_cls``; the same names in all steps of an epoch."""
 
 
 @dataclass(frozen=True)
@@ -49,8 +49,8 @@ class Setting:
     """int64 (N,), the perhaps wrong labels of the training samples, in the order of ``batch.index``."""
     labels_are_clean: bool = False
     """True if no given label is wrong; only for choices that released code makes by the name of its label list."""
-    evaluation_name: str = "test"
-    """Prefix of the metrics of the split that is evaluated after every epoch: ``test`` or ``holdout``."""
+    evaluated_split: str = "test"
+    """The split that is evaluated after every epoch, and the prefix of its metrics: ``test`` or ``holdout``."""
 
 
 class Method(L.LightningModule):
@@ -62,7 +62,7 @@ class Method(L.LightningModule):
     """
 
     views: int = 1
-    """1: ``batch.image`` reaches ``loss`` as a view (B, 3, H, W); 2: as a pair of views."""
+    """How many views of a face ``loss`` gets: 1 or 2."""
     follows_total_epochs: bool = False
     """True if an epoch depends on the total number of epochs; such a run cannot be continued with more epochs."""
 
@@ -73,7 +73,7 @@ class Method(L.LightningModule):
         self.augmentation = setting.augmentation
         self.class_names = setting.class_names
         self.num_classes = len(setting.class_names)
-        self.evaluation_name = setting.evaluation_name
+        self.evaluated_split = setting.evaluated_split
         self.evaluation_metrics = EvaluationMetrics(self.num_classes)
         self.training_statistics = TrainingStatistics()
         self.epoch_record: dict[str, float] = {}
@@ -92,13 +92,13 @@ class Method(L.LightningModule):
         assert self.trainer.max_epochs is not None
         return self.trainer.max_epochs
 
-    def loss(self, batch: Batch) -> Loss:
-        """The loss of a batch whose ``image`` holds the view or views made by ``make_views``."""
+    def loss(self, batch: ViewBatch) -> Loss:
+        """Compute the loss of a batch, whose views ``make_views`` made."""
         raise TypeError(f"{type(self).__name__} must define loss(batch)")
 
-    def make_views(self, image: Tensor) -> Tensor | tuple[Tensor, Tensor]:
-        """Training view or views of uint8 images (B, 3, h, w)."""
-        return self.augmentation.one_view(image) if self.views == 1 else self.augmentation.two_views(image)
+    def make_views(self, image: Tensor) -> tuple[Tensor, ...]:
+        """Make the training views, as many as ``views`` says, of uint8 images (B, 3, h, w)."""
+        return (self.augmentation.one_view(image),) if self.views == 1 else self.augmentation.two_views(image)
 
     def forward(self, image: Tensor) -> Tensor:
         """Logits (B, K) of uint8 images (B, 3, h, w), as evaluated."""
@@ -136,9 +136,8 @@ class Method(L.LightningModule):
         }
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
-        assert isinstance(batch.image, Tensor)
         # Not in a transfer hook, because the random generators are seeded after it.
-        loss = self.loss(batch._replace(image=self.make_views(batch.image)))
+        loss = self.loss(batch.seen_as(*self.make_views(batch.image)))
         parts = {"loss": loss.total, **loss.parts}
         self.training_statistics.update(loss.logits, batch, parts)
         if self.trainer.world_size > 1 and self._sample_states:
@@ -154,34 +153,38 @@ class Method(L.LightningModule):
     def epoch_so_far(self) -> dict[str, Any]:
         """Collect each rank's own state of an interrupted epoch; a collective under DDP."""
         self._share_sample_states()
-        return {"record": self.epoch_record, "statistics": self.training_statistics.state_dict()}
+        return {"record": self.epoch_record, "statistics": self.training_statistics.sums_so_far()}
 
     def go_on_with_epoch(self, so_far: dict[str, Any]) -> None:
         """Restore the value that ``epoch_so_far`` returned on this rank."""
         self.epoch_record = so_far["record"]
-        self.training_statistics.load_state_dict(so_far["statistics"], self.device)
+        self.training_statistics.go_on_from(so_far["statistics"])
 
     def on_train_epoch_end(self) -> None:
         self._share_sample_states()
-        values = self.training_statistics.compute(self.sum_over_ranks)
+        values = self.training_statistics.compute()
         self._record({f"train/{name}": value for name, value in values.items()})
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        assert isinstance(batch.image, Tensor)
         self.evaluation_metrics.update(self(batch.image).softmax(1), batch.label)
 
     def on_validation_epoch_start(self) -> None:
-        if self.trainer.world_size > 1:
-            share_statistics(self)
-        self.evaluation_metrics.reset()
+        self._start_evaluation()
 
     def on_validation_epoch_end(self) -> None:
-        values = self.evaluation_metrics.summary(self.class_names)
-        self._record({f"{self.evaluation_name}/{name}": value for name, value in values.items()})
+        self._end_evaluation(self.evaluated_split)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        self.validation_step(batch, batch_idx)
+
+    def on_test_epoch_start(self) -> None:
+        self._start_evaluation()
+
+    def on_test_epoch_end(self) -> None:
+        self._end_evaluation("test")
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """Probabilities (B, K) and what identifies the samples; a subclass may add per-sample outputs."""
-        assert isinstance(batch.image, Tensor)
         return {"index": batch.index, "probabilities": self(batch.image).softmax(1).float()}
 
     def conclusions(self) -> dict[str, Tensor]:
@@ -191,6 +194,15 @@ class Method(L.LightningModule):
         ``_label`` are classes, int64 in 0..K-1.
         """
         return {}
+
+    def _start_evaluation(self) -> None:
+        if self.trainer.world_size > 1:
+            share_statistics(self)
+        self.evaluation_metrics.reset()
+
+    def _end_evaluation(self, split: str) -> None:
+        values = self.evaluation_metrics.summary(self.class_names)
+        self._record({f"{split}/{name}": value for name, value in values.items()})
 
     def _share_sample_states(self) -> None:
         if self.trainer.world_size > 1 and self._sample_states:

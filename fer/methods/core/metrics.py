@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,7 +12,6 @@ from torchmetrics import Metric
 from fer.views.batch import Batch
 
 CALIBRATION_BINS = 15
-_SAMPLES, _CORRECT, _TRUTH_KNOWN, _CORRECT_CLEAN, _WRONG, _MEMORIZED, _RECOVERED = range(7)
 
 
 class EvaluationMetrics(Metric):
@@ -67,63 +66,89 @@ class EvaluationMetrics(Metric):
         return summary | {f"recall/{name}": float(r) for name, r in zip(class_names, values["recall"], strict=True)}
 
 
-class TrainingStatistics:
-    """Sums over a training epoch, held on the device so that no step waits for it.
+class TrainingStatistics(Metric):
+    """Accuracy, memorization and mean losses of a training epoch, read off the logits that the samples were trained by.
 
-    Accuracy and memorization are read off the logits with which the samples were trained.
+    Its sums stay on the device, so that no step waits for it, and meet those of other ranks in ``compute`` alone.
     """
 
+    full_state_update = False
+    counts: Tensor
+    """int64 (7,), numbers of samples: all, predicted as labeled, of known true label, predicted as that, with a wrong
+    label, memorized, recovered."""
+    loss_sums: Tensor
+    """float64 (P,), a sum over samples for each of ``loss_names``; a scalar 0 before the first batch of an epoch."""
+
     def __init__(self) -> None:
-        self.reset()
+        super().__init__()
+        self.add_state("counts", torch.zeros(7, dtype=torch.int64), dist_reduce_fx="sum")
+        self.add_state("loss_sums", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+        self.loss_names: tuple[str, ...] = ()
+        """Names of the parts of the loss, which the first batch of an epoch tells."""
 
     @property
     def is_empty(self) -> bool:
-        """Tell whether no sample was trained."""
-        return self._counts is None
+        """Tell whether this rank has trained no sample."""
+        return not self.loss_names
 
     def reset(self) -> None:
-        self._counts: Tensor | None = None
-        self._loss_sums: dict[str, Tensor] = {}
+        super().reset()
+        self.loss_names = ()
 
     def update(self, logits: Tensor, batch: Batch, parts: Mapping[str, Tensor]) -> None:
-        """Add a batch: logits (B, K) and the scalar, batch-averaged parts of the loss."""
-        predicted = logits.detach().argmax(1)
+        """Add a batch.
+
+        Args:
+            logits: (B, K).
+            batch: as loaded.
+            parts: scalar means over the batch, one or more, by names that stay the same for the epoch.
+
+        Raises:
+            ValueError: parts of other names than those before.
+        """
+        names = tuple(parts)
+        if self.loss_names not in ((), names):
+            raise ValueError(
+                f"the parts of the loss are {', '.join(names)} after {', '.join(self.loss_names)}; a method must "
+                "return the same parts in all steps of an epoch"
+            )
+        self.loss_names = names
+        predicted = logits.argmax(1)
         known = batch.clean_label >= 0
         wrong = known & (batch.label != batch.clean_label)
         right, truly_right = predicted == batch.label, predicted == batch.clean_label
         counts = torch.stack([
             torch.ones_like(right), right, known, known & truly_right, wrong, wrong & right, wrong & truly_right,
         ]).sum(1)  # fmt: skip
-        self._counts = counts if self._counts is None else self._counts + counts
-        for name, value in parts.items():
-            added = value.detach().double() * len(predicted)
-            self._loss_sums[name] = self._loss_sums[name] + added if name in self._loss_sums else added
+        self.counts = self.counts + counts
+        # Under trainer.precision=16-true Lightning makes the sums float16, which cannot count.
+        self.loss_sums = self.loss_sums.double() + torch.stack([*parts.values()]).double() * len(predicted)
 
-    def state_dict(self) -> dict[str, Any]:
-        """The sums so far, on the CPU."""
-        counts = None if self._counts is None else self._counts.cpu()
-        return {"counts": counts, "losses": {name: value.cpu() for name, value in self._loss_sums.items()}}
+    def sums_so_far(self) -> dict[str, Any]:
+        """Copy what this rank alone has added up to the CPU, for ``go_on_from``."""
+        return {"loss_names": self.loss_names, "counts": self.counts.cpu(), "loss_sums": self.loss_sums.cpu()}
 
-    def load_state_dict(self, state: Mapping[str, Any], device: torch.device) -> None:
-        """Go on from sums."""
-        self._counts = None if state["counts"] is None else state["counts"].to(device)
-        self._loss_sums = {name: value.to(device) for name, value in state["losses"].items()}
+    def go_on_from(self, so_far: Mapping[str, Any]) -> None:
+        """Take up, instead of what it holds, what ``sums_so_far`` returned on this rank."""
+        self.reset()
+        self.loss_names = so_far["loss_names"]
+        self.merge_state({name: so_far[name].to(self.device) for name in ("counts", "loss_sums")})
 
-    def compute(self, sum_over_ranks: Callable[[Tensor], Tensor] = lambda tensor: tensor) -> dict[str, float]:
+    def compute(self) -> dict[str, float]:
         """``acc``, ``acc_clean``, ``memorized``, ``recovered`` in 0..1 and the mean of every part of the loss.
 
-        ``acc_clean`` appears where true labels are known, ``memorized`` and ``recovered`` where some are wrong.
+        ``acc_clean`` appears where true labels are known, ``memorized`` and ``recovered`` where some are wrong. Nothing
+        appears where no sample was trained. A collective under DDP.
         """
-        if self._counts is None:
+        if self.is_empty:
             return {}
-        names = list(self._loss_sums)
-        sums = sum_over_ranks(torch.stack([*self._counts.double(), *(self._loss_sums[name] for name in names)]))
-        counts, losses = sums[:7].tolist(), sums[7:].tolist()
-        summary = {name: value / counts[_SAMPLES] for name, value in zip(names, losses, strict=True)}
-        summary["acc"] = counts[_CORRECT] / counts[_SAMPLES]
-        if counts[_TRUTH_KNOWN]:
-            summary["acc_clean"] = counts[_CORRECT_CLEAN] / counts[_TRUTH_KNOWN]
-        if counts[_WRONG]:
-            summary["memorized"] = counts[_MEMORIZED] / counts[_WRONG]
-            summary["recovered"] = counts[_RECOVERED] / counts[_WRONG]
+        sums: list[float] = torch.cat([self.counts.double(), self.loss_sums]).tolist()
+        samples, correct, known, correct_clean, wrong, memorized, recovered, *losses = sums
+        summary = {name: value / samples for name, value in zip(self.loss_names, losses, strict=True)}
+        summary["acc"] = correct / samples
+        if known:
+            summary["acc_clean"] = correct_clean / known
+        if wrong:
+            summary["memorized"] = memorized / wrong
+            summary["recovered"] = recovered / wrong
         return summary

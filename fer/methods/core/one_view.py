@@ -9,7 +9,7 @@ from torch import Tensor
 from fer.methods.core.method import Loss, Method
 from fer.models.network import FaceNetwork
 from fer.views.augmentation import Augmentation
-from fer.views.batch import Batch
+from fer.views.batch import ViewBatch
 
 
 class Consistency(Protocol):
@@ -44,7 +44,7 @@ class OneViewMethod(Method):
             self.consistency = term
             self.views = 2
 
-    def classification(self, features: Tensor, logits: Tensor, batch: Batch) -> Loss:
+    def classification(self, features: Tensor, logits: Tensor, batch: ViewBatch) -> Loss:
         """Compute the loss of the classified view.
 
         Args:
@@ -54,16 +54,16 @@ class OneViewMethod(Method):
         """
         raise TypeError(f"{type(self).__name__} must define classification(features, logits, batch)")
 
-    def make_views(self, image: Tensor) -> Tensor | tuple[Tensor, Tensor]:
-        return (
-            super().make_views(image) if not self.consistency else self.consistency.make_views(self.augmentation, image)
-        )
-
-    def loss(self, batch: Batch) -> Loss:
+    def make_views(self, image: Tensor) -> tuple[Tensor, ...]:
         if self.consistency is None:
-            features, logits = self.network(batch.image)
+            return super().make_views(image)
+        return self.consistency.make_views(self.augmentation, image)
+
+    def loss(self, batch: ViewBatch) -> Loss:
+        if self.consistency is None:
+            features, logits = self.network(batch.view)
             return self.classification(features, logits, batch)
-        features, mirrored_features, logits = self.features_of_both(*batch.image)
+        features, mirrored_features, logits = self.features_of_both(*batch.views)
         classified = self.classification(features, logits, batch)
         loss_consistency = self.consistency.loss(features, mirrored_features, self.network)
         weighted = self.consistency.lam * loss_consistency

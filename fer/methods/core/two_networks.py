@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from fer.methods.core.method import Method, Setting
 from fer.methods.core.over_training_set import over_training_samples
-from fer.views.batch import Batch
+from fer.views.batch import ViewBatch
 
 Evaluated = Literal["first", "second", "mean"]
 
@@ -38,15 +38,15 @@ class TwoNetworks(Method):
         logits: Tensor = network(view)[1]
         return logits
 
-    def logits_of_both(self, view: Any) -> Tensor:
+    def logits_of_both(self, view: Tensor) -> Tensor:
         """Logits (2, B, K) of the first and of the second network."""
         return torch.stack([network(view)[1] for network in (self.network, self.second_network)])
 
     def probabilities_of_training_samples(self, *, augmented: bool = False) -> Tensor:
         """Predict every training sample with both networks in evaluation mode: (2, N, K)."""
 
-        def probabilities(batch: Batch) -> Tensor:
-            return self.logits_of_both(batch.image).softmax(2).transpose(0, 1)
+        def probabilities(batch: ViewBatch) -> Tensor:
+            return self.logits_of_both(batch.view).softmax(2).transpose(0, 1)
 
         return over_training_samples(self, probabilities, augmented=augmented).transpose(0, 1)
 

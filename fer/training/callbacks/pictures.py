@@ -155,11 +155,9 @@ def _show_views(trainer: L.Trainer, method: Method) -> None:
     data: FaceDataModule = trainer.datamodule  # type: ignore[attr-defined]
     positions = evenly_spread(data.fit_rows, _FACES_IN_VIEWS)
     batch = data.train.__getitems__(positions.tolist())
-    assert isinstance(batch.image, Tensor)
     tiles, column_names = [resize(batch.image, _TILE)], ["face"]
     for draw in range(_DRAWS_OF_VIEWS):
-        made = method.make_views(batch.image.to(method.device))
-        views = (made,) if isinstance(made, Tensor) else made
+        views = method.make_views(batch.image.to(method.device))
         tiles += [resize(method.augmentation.denormalize(view).cpu(), _TILE) for view in views]
         column_names += [f"draw {draw + 1}\nview {number + 1}" for number in range(len(views))]
     names = [method.class_names[label] for label in batch.label.tolist()]
@@ -172,11 +170,11 @@ def _show_views(trainer: L.Trainer, method: Method) -> None:
 def _show_confusion(trainer: L.Trainer, method: Method, confusion: Tensor, beside: Beside) -> None:
     picture = confusion_matrix(confusion.cpu().numpy(), method.class_names, _title(trainer, method))
     for writer in writers(trainer):
-        beside(add_picture, writer, f"confusion/{method.evaluation_name}", picture, trainer.current_epoch)
+        beside(add_picture, writer, f"confusion/{method.evaluated_split}", picture, trainer.current_epoch)
 
 
 def _title(trainer: L.Trainer, method: Method) -> str:
-    return f"{method.evaluation_name}, epoch {trainer.current_epoch + 1}: percent of each label"
+    return f"{method.evaluated_split}, epoch {trainer.current_epoch + 1}: percent of each label"
 
 
 def _maps(record: CamRecord, tile: Tensor, rows: NDArray[np.int64], class_names: tuple[str, ...]) -> Pixels:

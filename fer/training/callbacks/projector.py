@@ -57,7 +57,6 @@ class Projector(Showing):
         with trainer.precision_plugin.predict_step_context():
             for part in np.array_split(positions, -(-len(positions) // data.batch_size)):
                 image = data.train.__getitems__(part.tolist()).image
-                assert isinstance(image, Tensor)
                 features.append(pooled_features(method, method.augmentation.test_view(image.to(method.device))).cpu())
                 thumbnails.append(resize(image, _THUMBNAIL))
         given, clean = data.train.given[positions], data.train.clean[positions]

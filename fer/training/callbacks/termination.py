@@ -14,7 +14,6 @@ import torch
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.pytorch.callbacks import Checkpoint
-from lightning.pytorch.trainer.states import TrainerFn
 from torch import distributed
 
 from fer.methods.core.method import Method
@@ -27,7 +26,7 @@ _Handler = Callable[[int, FrameType | None], Any] | int | None
 
 
 class SignalsAsBefore(L.Callback):
-    """Puts the handler of SIGTERM back that Lightning replaces whenever it starts to train, evaluate or predict.
+    """Puts the handler of SIGTERM back that Lightning replaces whenever it starts to train, test or predict.
 
     Lightning's own lets an interrupted training exit with status 0, as if it were done, and waits in the handler for
     the other ranks, which may be anywhere.
@@ -43,9 +42,8 @@ class SignalsAsBefore(L.Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._handle_by(self._before)
 
-    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if trainer.state.fn != TrainerFn.FITTING:
-            self._handle_by(self._before)
+    def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._handle_by(self._before)
 
     def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._handle_by(self._before)
