@@ -59,6 +59,14 @@ class DataSettings(_Section):
     root: Any = None
 
 
+class EvaluationSettings(_Section):
+    """The ``evaluation`` group."""
+
+    batch_norm: Literal["running", "reestimated"] = "running"
+    batches: Count = 100
+    """Batches of training samples that statistics are estimated from."""
+
+
 class OptimSettings(_Section):
     """The ``optim`` group."""
 
@@ -123,6 +131,7 @@ class Settings(_Section):
     noise: Node | None
     trainer: TrainerSettings
     launch: LaunchSettings = LaunchSettings()
+    evaluation: EvaluationSettings = EvaluationSettings()
     optim: OptimSettings | None = None
     """``None`` in a process that trains nothing."""
     callbacks: Mapping[str, Any] = Field(default_factory=dict)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -209,6 +209,37 @@ def synchronize_statistics(module: nn.Module, device: torch.device) -> None:
             raise TypeError(
                 f"{type(child).__name__} cannot be synchronized; use nn.BatchNorm2d or sync_batchnorm=false"
             )
+
+
+def reestimate_statistics(module: nn.Module, passes: Iterable[Callable[[], object]]) -> None:
+    """Replace the running statistics of every BatchNorm inside ``module`` by their mean over forward passes.
+
+    All other layers are in evaluation mode. A BatchNorm that no pass reaches keeps its statistics.
+
+    Args:
+        module: whose modes are as before afterwards.
+        passes: each calls ``module`` with a batch of two or more samples.
+    """
+    norms = [child for child in module.modules() if isinstance(child, nn.modules.batchnorm._BatchNorm)]
+    momenta = [norm.momentum for norm in norms]
+    counters = [None if norm.num_batches_tracked is None else norm.num_batches_tracked.clone() for norm in norms]
+    was_training = {child: child.training for child in module.modules()}
+    module.eval()
+    try:
+        for number, forward in enumerate(passes):
+            for norm in norms:
+                norm.training, norm.momentum = True, 1 / (number + 1)
+                if isinstance(norm, PerViewBatchNorm2d):
+                    norm.views = 1
+            forward()
+    finally:
+        for norm, momentum, counter in zip(norms, momenta, counters, strict=True):
+            norm.momentum = momentum
+            if counter is not None:
+                norm.num_batches_tracked = counter
+            vars(norm).pop("views", None)
+        for child, training in was_training.items():
+            child.training = training
 
 
 def share_statistics(module: nn.Module) -> None:

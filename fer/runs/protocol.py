@@ -125,6 +125,7 @@ def run_result(
     seed: int,
     noise_ratio: Any,
     lam: Any,
+    evaluation: Mapping[str, Any],
     memorization: Mapping[str, float],
     skipped: Mapping[str, int],
 ) -> dict[str, Any]:
@@ -136,6 +137,7 @@ def run_result(
         test: metrics of the one test after training, where the protocol selects an epoch.
         choices: chosen option of every group.
         seed, noise_ratio, lam: settings that tables of runs show; ``None`` where there is none.
+        evaluation: settings of how it was evaluated.
         memorization: shares of the wrong labels, measured on the finished network without augmentation.
         skipped: images of each split that were left out because they cannot be decoded.
 
@@ -148,6 +150,7 @@ def run_result(
         "lam": lam,
         "seed": seed,
         "protocol": protocol.name,
+        "evaluation": dict(evaluation),
         "epochs": len(records),
         **protocol.headline(records, test),
         "last_epoch": dict(records[-1]),

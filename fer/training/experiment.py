@@ -30,6 +30,7 @@ from fer.runs.protocol import Record, protocol_named, result_row, run_result
 from fer.runs.run_folder import RunFolder
 from fer.training import predict_splits
 from fer.training.build import build_method, read_data, rehearse, unread_data
+from fer.training.callbacks.batch_norm import ReestimatedBatchNorm
 from fer.training.callbacks.epoch_records import RunWriter
 from fer.training.callbacks.finite_losses import StepLosses
 from fer.training.callbacks.progress_bar import EpochBar
@@ -77,6 +78,8 @@ def _build(settings: Settings, folder: RunFolder, *, for_training: bool) -> Expe
     checkpoints = WholeCheckpoints()
     if for_training:
         callbacks = [Seeding(settings.seed), StepLosses(), RunWriter(folder, checkpoints, datamodule.protocol)]
+        if settings.evaluation.batch_norm == "reestimated":
+            callbacks.append(ReestimatedBatchNorm(settings.evaluation.batches))
         callbacks += [instantiate_node(node, f"callbacks.{name}") for name, node in settings.callbacks.items()]
         last: list[L.Callback] = [SaveWhenTerminated(folder, checkpoints)]
         logger = instantiate_node(settings.logger, "logger", save_dir=folder.path, name="tensorboard", version="")
@@ -169,6 +172,7 @@ def _result(
         seed=settings.seed,
         noise_ratio=settings.noise_ratio,
         lam=settings.method.get("lam"),
+        evaluation=settings.evaluation.model_dump(),
         memorization=memorization,
         skipped=experiment.datamodule.skipped,
     )

@@ -13,6 +13,7 @@ from fer.models.batch_norm import (
     groups_apart,
     keep_views_apart,
     make_groupable,
+    reestimate_statistics,
     sum_over_ranks,
     synchronize_statistics,
 )
@@ -202,3 +203,31 @@ def test_another_batch_norm_is_refused_by_name(other: Any, device: str) -> None:
     net = nn.Sequential(nn.BatchNorm2d(2), nn.GroupNorm(1, 2), other(2))
     with pytest.raises(TypeError, match=rf"{other.__name__} cannot be synchronized; .* or sync_batchnorm=false"):
         synchronize_statistics(net, torch.device(device))
+
+
+@pytest.mark.parametrize("make", [lambda _: None, keep_views_apart, make_groupable])
+def test_reestimated_statistics_are_means_over_batches(make: Any) -> None:
+    """Statistics of the second layer are those of what the first one gives in evaluation mode."""
+    torch.manual_seed(0)
+    first, second, unreached = (nn.BatchNorm2d(CHANNELS).double() for _ in range(3))
+    whole = nn.ModuleDict({"used": nn.Sequential(first, nn.Dropout(), second), "unused": unreached})
+    for norm in (first, second, unreached):
+        norm.running_mean.normal_()
+        norm.running_var.uniform_(0.5, 2)
+        norm.weight.data.uniform_(0.5, 2)
+    make(whole)
+    kept = {name: value.clone() for name, value in unreached.state_dict().items()}
+    data = [torch.randn(8, CHANNELS, 3, 2, dtype=torch.float64) * 3 + 2 for _ in range(5)]
+    whole.train()
+    reestimate_statistics(whole, (lambda x=x: whole["used"](x) for x in data))
+    mean = torch.stack([x.mean((0, 2, 3)) for x in data]).mean(0)
+    variance = torch.stack([x.transpose(0, 1).flatten(1).var(1) for x in data]).mean(0)
+    torch.testing.assert_close(first.running_mean, mean)
+    torch.testing.assert_close(first.running_var, variance)
+    # In training mode each batch was normalized by itself, so that the second layer saw mean bias, deviation weight.
+    torch.testing.assert_close(second.running_mean, first.bias.data, atol=1e-9, rtol=0)
+    assert all(torch.equal(value, kept[name]) for name, value in unreached.state_dict().items())
+    assert whole.training and all(module.training for module in whole.modules())
+    assert first.momentum == 0.1 and int(first.num_batches_tracked) == 0
+    x = data[0]
+    assert not torch.equal(first.eval()(x), first.train()(x))

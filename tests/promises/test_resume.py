@@ -20,6 +20,8 @@ from fer.config.compose import compose
 from fer.errors import UserError
 from fer.launch import run_job
 from fer.runs.run_folder import RunFolder, RunFolderError
+from fer.training.experiment import evaluate
+from fer.training.kept_config import ReadingOptions, read_kept_config
 
 
 @pytest.fixture
@@ -111,6 +113,29 @@ def test_workers_and_what_is_shown_do_not_change_a_method_that_draws(train: Trai
     train(tmp_path / "one", "method=dividemix", "method.warm_up=1")
     train(tmp_path / "other", "method=dividemix", "method.warm_up=1", "num_workers=2", "callbacks=none", "logger=none")
     assert_same_outcome(tmp_path / "one", tmp_path / "other")
+
+
+def test_reestimated_statistics_survive_an_interruption(undisturbed: Path, train: Train, tmp_path: Path) -> None:
+    """They change what is tested, and nothing of the training; the checkpoint holds them."""
+    values = ["evaluation.batch_norm=reestimated", "evaluation.batches=3"]
+    train(tmp_path / "whole", *values)
+    with pytest.raises(PowerCut):
+        train(
+            tmp_path / "cut",
+            *values,
+            "+callbacks.cut._target_=support.interruptions.CutPower",
+            "+callbacks.cut.epoch=1",
+        )
+    train(tmp_path / "cut", *values)
+    assert_same_outcome(tmp_path / "cut", tmp_path / "whole")
+    ours, theirs = records(tmp_path / "whole"), records(undisturbed)
+    assert [each["train/loss"] for each in ours] == [each["train/loss"] for each in theirs]
+    assert [each["test/acc"] for each in ours] != [each["test/acc"] for each in theirs]
+    result = RunFolder(tmp_path / "whole").result()
+    assert result["evaluation"] == {"batch_norm": "reestimated", "batches": 3}
+    settings = read_kept_config(RunFolder(tmp_path / "whole"), ReadingOptions())
+    tested = evaluate(settings, RunFolder(tmp_path / "whole"))
+    assert tested == {name: value for name, value in ours[-1].items() if name.startswith("test/")}
 
 
 def test_another_seed_gives_another_result(undisturbed: Path, train: Train, tmp_path: Path) -> None:

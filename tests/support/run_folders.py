@@ -67,6 +67,7 @@ def _write_outcome(folder: Path, config: Mapping[str, Any], accuracy: float) -> 
         seed=config["seed"],
         noise_ratio=config["noise"].get("ratio"),
         lam=config["method"].get("lam"),
+        evaluation={"batch_norm": "running", "batches": 100},
         memorization=memorization,
         skipped={},
     )

@@ -185,6 +185,12 @@ class FaceDataModule(L.LightningDataModule):
         """Load every training sample once, holdout included, in the order of the table."""
         return self._loader(self.train, np.arange(len(self.train)))
 
+    def statistics_dataloader(self, batches: int) -> DataLoader[Batch]:
+        """Load the same training samples every time, mixed, in so many whole batches, or all if these are fewer."""
+        rows = np.random.default_rng([self.seed, len(self.fit_rows), batches]).permutation(self.fit_rows)
+        whole = min(batches, len(rows) // self.batch_size) * self.batch_size
+        return self._loader(self.train, rows[:whole] if whole else rows)
+
     def _dataset(self, rows: IntArray, given: IntArray) -> FaceDataset:
         return FaceDataset(self.store, rows, given, self.table.labels[rows])
 
