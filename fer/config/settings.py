@@ -65,6 +65,9 @@ class EvaluationSettings(_Section):
     batch_norm: Literal["running", "reestimated"] = "running"
     batches: Count = 100
     """Batches of training samples that statistics are estimated from."""
+    labels: Literal["majority", "any"] = "majority"
+    share: Annotated[float, Field(gt=0, le=1)] = 0.3
+    """Share of the votes that makes a class a right answer under ``any``."""
 
 
 class OptimSettings(_Section):
@@ -115,6 +118,7 @@ class Settings(_Section):
     protocol: Any
     """Name of one of ``fer.runs.protocol.PROTOCOLS``."""
     holdout_share: float = 0.1
+    soft_labels: Truth = False
     batch_size: Count
     """Samples of a step over all devices."""
     train_samples: Count | None = None

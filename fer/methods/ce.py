@@ -14,7 +14,9 @@ class CrossEntropy(Method):
     L = mean_i CE(W f_i, y_i)          on the view that EAC classifies
     """
 
+    takes_soft_labels = True
+
     def loss(self, batch: ViewBatch) -> Loss:
         _, logits = self.network(batch.view)
-        total = F.cross_entropy(logits, batch.label)
+        total = F.cross_entropy(logits, batch.target)
         return Loss(total, logits, {})

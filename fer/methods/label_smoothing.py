@@ -29,6 +29,8 @@ class LabelSmoothing(OneViewMethod):
         lam, erase: see ``AttentionConsistency``.
     """
 
+    takes_soft_labels = True
+
     def __init__(
         self, setting: Setting, *, share: Share = 0.1, lam: AtLeast0 = 0.0, erase: EraseRecipe = "shared"
     ) -> None:
@@ -37,5 +39,5 @@ class LabelSmoothing(OneViewMethod):
         self.share = share
 
     def classification(self, features: Tensor, logits: Tensor, batch: ViewBatch) -> Loss:
-        loss_cls = F.cross_entropy(logits, batch.label, label_smoothing=self.share)
+        loss_cls = F.cross_entropy(logits, batch.target, label_smoothing=self.share)
         return Loss(loss_cls, logits, {"loss_cls": loss_cls})

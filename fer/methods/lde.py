@@ -71,6 +71,7 @@ class LDE(Method):
         weight: lambda, 0 or more.
     """
 
+    takes_soft_labels = True
     targets: Tensor
     """Float (N, K)."""
 
@@ -91,7 +92,7 @@ class LDE(Method):
 
     def loss(self, batch: ViewBatch) -> Loss:
         feature_map, logits = self.network(batch.view)
-        loss_cls = F.cross_entropy(logits, batch.label)
+        loss_cls = F.cross_entropy(logits, batch.target)
         with torch.autocast(logits.device.type, enabled=False):
             features = feature_map.to(logits.dtype).mean((2, 3))
             kept = self.targets[batch.index]

@@ -44,6 +44,7 @@ class PDLS(OneViewMethod):
         ValueError: the prior is not (K, K), or a row has a number below 0 or a sum above 1.
     """
 
+    takes_soft_labels = True
     prior: Tensor
     """Float (K, K) in the order of the data's classes."""
 
@@ -77,7 +78,12 @@ class PDLS(OneViewMethod):
 
     def classification(self, features: Tensor, logits: Tensor, batch: ViewBatch) -> Loss:
         log_p = logits.log_softmax(1)
-        of_label = log_p.gather(1, batch.label[:, None])[:, 0]
-        of_prior = (self.prior[batch.label] * log_p).sum(1)
+        if batch.votes is None:
+            of_label = log_p.gather(1, batch.label[:, None])[:, 0]
+            of_prior = (self.prior[batch.label] * log_p).sum(1)
+        else:
+            votes = batch.votes.to(log_p.dtype)
+            of_label = (votes * log_p).sum(1)
+            of_prior = (votes @ self.prior.to(log_p.dtype) * log_p).sum(1)
         loss_cls = -(self.alpha * of_label + (1 - self.alpha) * of_prior).mean()
         return Loss(loss_cls, logits, {"loss_cls": loss_cls})

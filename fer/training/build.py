@@ -23,6 +23,7 @@ from fer.models.network import FaceNetwork
 
 _DATAMODULE_KEYS = (
     "cache_dir", "image_cache", "batch_size", "train_samples", "protocol", "holdout_share", "seed", "num_workers",
+    "soft_labels",
 )  # fmt: skip
 
 
@@ -70,6 +71,8 @@ def build_method(
         given_labels=given_labels,
         labels_are_clean=labels_are_clean,
         evaluated_split=evaluated_split,
+        soft_labels=settings.soft_labels,
+        enough_votes=settings.evaluation.share if settings.evaluation.labels == "any" else None,
     )
     method: Method = call_configured(instantiate_node(settings.method, "method", _partial_=True), setting)
     return method
@@ -93,6 +96,7 @@ def unread_data(settings: Settings) -> FaceDataModule:
             "store_size": settings.data.store_size,
             "on_bad_image": settings.data.on_bad_image,
             **{key: getattr(settings, key) for key in _DATAMODULE_KEYS},
+            "votes_in_tests": settings.evaluation.labels == "any",
         },
         read=instantiate_node(settings.data.reader, "data.reader", _partial_=True),
         noise=instantiate_node(settings.noise, "noise", _partial_=True),

@@ -29,6 +29,7 @@ def build(
     class_names: tuple[str, ...] = tuple("abcde"),
     backbone: Callable[[], nn.Module] = lambda: tiny(width=8),
     labels_are_clean: bool = False,
+    soft_labels: bool = False,
     **values: Any,
 ) -> Any:
     """Build a method in float64, always with the same initial weights."""
@@ -41,6 +42,7 @@ def build(
         class_names=class_names,
         given_labels=torch.arange(6) % CLASSES,
         labels_are_clean=labels_are_clean,
+        soft_labels=soft_labels,
     )
     built = method(setting, **values).double()
     # BatchNorm statistics other than 0 and 1, and a bias other than 0, make mistakes in them visible.

@@ -11,6 +11,7 @@ from typing import Any
 import lightning.pytorch as L
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
 from fer.data.images.store import ImageStore
@@ -31,13 +32,22 @@ class FaceDataset(Dataset[Batch]):
         rows: table rows of the split, (n,); ``batch.index`` counts along them.
         given: labels in force, (n,).
         clean: true labels, (n,), -1 where unknown.
+        votes: shares of several annotators, float32 (n, K), or ``None``.
     """
 
-    def __init__(self, store: ImageStore, rows: IntArray, given: IntArray, clean: IntArray) -> None:
+    def __init__(
+        self,
+        store: ImageStore,
+        rows: IntArray,
+        given: IntArray,
+        clean: IntArray,
+        votes: NDArray[np.float32] | None = None,
+    ) -> None:
         self.store = store
         self.rows = rows
         self.given = given
         self.clean = clean
+        self.votes = votes
 
     @property
     def labels_are_clean(self) -> bool:
@@ -57,6 +67,7 @@ class FaceDataset(Dataset[Batch]):
             label=torch.from_numpy(self.given[chosen]),
             clean_label=torch.from_numpy(self.clean[chosen]),
             index=torch.from_numpy(chosen),
+            votes=None if self.votes is None else torch.from_numpy(self.votes[chosen]),
         )
 
 
@@ -100,6 +111,8 @@ class FaceDataModule(L.LightningDataModule):
         holdout_share: that share, in (0, 0.5].
         seed: order of the training samples and choice of the holdout.
         num_workers: processes that fetch batches; 0 = the main process.
+        soft_labels: give methods the votes of several annotators.
+        votes_in_tests: give the votes of test samples.
 
     Raises:
         ValueError: a value outside the ranges above; the message names the key.
@@ -121,6 +134,8 @@ class FaceDataModule(L.LightningDataModule):
         seed: int = 0,
         num_workers: int = 0,
         image_cache: bool = True,
+        soft_labels: bool = False,
+        votes_in_tests: bool = False,
     ) -> None:
         super().__init__()
         if train_samples is not None and train_samples < 1:
@@ -138,6 +153,8 @@ class FaceDataModule(L.LightningDataModule):
         self.train_samples = train_samples
         self.seed = seed
         self.num_workers = num_workers
+        self.soft_labels = soft_labels
+        self.votes_in_tests = votes_in_tests
         self.table: SampleTable
 
     def setup(self, stage: str | None = None) -> None:
@@ -149,9 +166,10 @@ class FaceDataModule(L.LightningDataModule):
         for warning in (*self.table.warnings, *self.store.warnings):
             log.warning("%s", warning)
         chosen = self._chosen(~np.isin(self.table.train, self.store.bad))
-        self.train = self._dataset(self.table.train[chosen], given[chosen])
+        self.train = self._dataset(self.table.train[chosen], given[chosen], self.soft_labels)
         test = np.setdiff1d(self.table.test, self.store.bad)
-        self.test = self._dataset(test, self.table.labels[test])
+        self.test = self._dataset(test, self.table.labels[test], self.votes_in_tests)
+        self._check_votes()
         self.fit_rows, self.holdout_rows = self._split_holdout()
 
     @property
@@ -191,8 +209,16 @@ class FaceDataModule(L.LightningDataModule):
         whole = min(batches, len(rows) // self.batch_size) * self.batch_size
         return self._loader(self.train, rows[:whole] if whole else rows)
 
-    def _dataset(self, rows: IntArray, given: IntArray) -> FaceDataset:
-        return FaceDataset(self.store, rows, given, self.table.labels[rows])
+    def _dataset(self, rows: IntArray, given: IntArray, with_votes: bool) -> FaceDataset:
+        votes = self.table.votes[rows].astype(np.float32) if with_votes and self.table.votes is not None else None
+        return FaceDataset(self.store, rows, given, self.table.labels[rows], votes)
+
+    def _check_votes(self) -> None:
+        for key, wanted in (("soft_labels=true", self.soft_labels), ("evaluation.labels=any", self.votes_in_tests)):
+            if wanted and self.table.votes is None:
+                raise ValueError(f"{key} needs votes of several annotators, which {self.table.name} does not have")
+        if self.soft_labels and not self.train.labels_are_clean:
+            raise ValueError("soft_labels=true with label noise would tell methods the true labels; choose one of them")
 
     def _chosen(self, readable: BoolArray) -> IntArray:
         """Positions among the table's training rows that are used, ascending."""

@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from fer.errors import TrainingError
-from fer.methods.core.metrics import EvaluationMetrics, TrainingStatistics
+from fer.methods.core.metrics import EvaluationMetrics, TrainingStatistics, accepted_label
 from fer.methods.core.sample_states import share_rows
 from fer.models.batch_norm import share_statistics
 from fer.models.network import FaceNetwork
@@ -51,6 +51,10 @@ class Setting:
     """True if no given label is wrong; only for choices that released code makes by the name of its label list."""
     evaluated_split: str = "test"
     """The split that is evaluated after every epoch, and the prefix of its metrics: ``test`` or ``holdout``."""
+    soft_labels: bool = False
+    """True where training batches carry ``votes``."""
+    enough_votes: float | None = None
+    """Share of the votes, (0, 1], that makes a class a right answer in tests; ``None``: the label alone is right."""
 
 
 class Method(L.LightningModule):
@@ -63,12 +67,18 @@ class Method(L.LightningModule):
 
     views: int = 1
     """How many views of a face ``loss`` gets: 1 or 2."""
+    takes_soft_labels: bool = False
+    """True if ``loss`` uses ``batch.target`` and so learns from ``votes``; others are refused with soft_labels=true."""
     follows_total_epochs: bool = False
     """True if an epoch depends on the total number of epochs; such a run cannot be continued with more epochs."""
 
     def __init__(self, setting: Setting) -> None:
         super().__init__()
+        if setting.soft_labels and not self.takes_soft_labels:
+            raise ValueError(f"soft_labels=true: {type(self).__name__} learns from one label per face; use method=ce, "
+                             "label_smoothing, pdls or lde")  # fmt: skip
         self.save_hyperparameters(ignore=["setting"], logger=False)
+        self.enough_votes = setting.enough_votes
         self.network = setting.build_network()
         self.augmentation = setting.augmentation
         self.class_names = setting.class_names
@@ -166,7 +176,11 @@ class Method(L.LightningModule):
         self._record({f"train/{name}": value for name, value in values.items()})
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        self.evaluation_metrics.update(self(batch.image).softmax(1), batch.label)
+        probabilities = self(batch.image).softmax(1)
+        label = batch.label
+        if self.enough_votes is not None and batch.votes is not None:
+            label = accepted_label(probabilities, label, batch.votes, self.enough_votes)
+        self.evaluation_metrics.update(probabilities, label)
 
     def on_validation_epoch_start(self) -> None:
         self._start_evaluation()

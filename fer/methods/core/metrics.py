@@ -66,6 +66,20 @@ class EvaluationMetrics(Metric):
         return summary | {f"recall/{name}": float(r) for name, r in zip(class_names, values["recall"], strict=True)}
 
 
+def accepted_label(probabilities: Tensor, label: Tensor, votes: Tensor, share: float) -> Tensor:
+    """Take the predicted class (B,) as the label wherever enough annotators chose it, else the label.
+
+    Args:
+        probabilities: (B, K).
+        label: int64 (B,).
+        votes: (B, K), shares of the annotators, 0..1.
+        share: what is enough, (0, 1].
+    """
+    predicted = probabilities.argmax(1)
+    enough = votes.gather(1, predicted[:, None])[:, 0] >= share
+    return torch.where(enough, predicted, label)
+
+
 class TrainingStatistics(Metric):
     """Accuracy, memorization and mean losses of a training epoch, read off the logits that the samples were trained by.
 
