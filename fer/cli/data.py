@@ -27,6 +27,7 @@ from fer.data.label_list import write_label_list
 from fer.data.loading.prepare import Noise, Reader, prepare, read_labels
 from fer.data.noise import fingerprint, transition_counts
 from fer.data.table import DatasetError, IntArray, SampleTable
+from fer.data.transition_matrix import write_matrix
 from fer.errors import ConfigError
 from fer.files.atomic import replacing
 from fer.files.terminal import say
@@ -79,6 +80,11 @@ def parser() -> CommandParser:
     )
     for verb in (check_, stats_, noise_):
         verb.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help=_OVERRIDES)
+    stats_.add_argument(
+        "--matrix", type=file_path, metavar="OUT.yaml",
+        help="write the transition matrix as an option of the noise group: with OUT.yaml = FOLDER/noise/NAME.yaml, "
+        "fer-train --config-dir FOLDER noise=NAME draws labels from it",
+    )  # fmt: skip
     demo_.add_argument("folder", type=file_path, metavar="FOLDER", help="folder to write to")
     for name, least, default, text in (
         ("--train", 1, 1400, "training images"),
@@ -123,6 +129,9 @@ def stats(arguments: argparse.Namespace) -> None:
     say(_changed(table, given))
     if changed:
         _show(_transitions(table, given))
+    if arguments.matrix is not None:
+        write_matrix(arguments.matrix, table, given)
+        say(f"{arguments.matrix}: the transition matrix")
 
 
 def noise(arguments: argparse.Namespace) -> None:

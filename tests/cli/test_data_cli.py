@@ -8,12 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 from support.project import PROJECT
 
 from fer.cli.data import main
 from fer.data import noise
-from fer.data.readers import folder
+from fer.data.readers import demo, folder
 
 pytestmark = pytest.mark.measured
 
@@ -208,3 +209,21 @@ def test_demo_writes_faces_that_check_accepts(tmp_path: Path, capsys: pytest.Cap
 def test_torch_is_not_needed_to_check_data() -> None:
     code = "import sys, fer.cli.data; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=PROJECT).returncode == 0
+
+
+def test_a_transition_matrix_becomes_an_option_of_the_noise(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Labels drawn from the written matrix have its rates, and all that it holds comes from the first labels."""
+    out = tmp_path / "mine" / "noise" / "confused.yaml"
+    out.parent.mkdir(parents=True)
+    source = [f"cache_dir={tmp_path}", "data.reader.train=700", "data.reader.test=10"]
+    main(["stats", *source, "noise=symmetric", "noise.ratio=0.4", "--matrix", str(out)])
+    assert f"{out}: the transition matrix" in capsys.readouterr().out
+    option = yaml.safe_load(out.read_text())
+    matrix = np.array(option["matrix"])
+    assert matrix.shape == (7, 7) and np.allclose(matrix.sum(1), 1, atol=1e-8)
+    assert 0.5 < matrix.diagonal().mean() < 0.7
+    table = demo.read(tmp_path / "demo-700-10-0", train=700, test=10, seed=0)
+    given = noise.class_dependent(table, matrix=option["matrix"], classes=option["classes"], seed=3)
+    assert abs((given != table.labels[table.train]).mean() - 0.4) < 0.08
+    assert main(["stats", *source, "noise=symmetric", "--matrix", str(out)]) == 1
+    assert "exists and is not overwritten" in capsys.readouterr().err

@@ -45,7 +45,8 @@ def ferplus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def small(root: Path, *more: str) -> list[str]:
     return [
-        "data=ferplus", f"data.root={root}", "noise=none", "noise.ratio=0", "backbone=tiny", "backbone.width=8", "augment.size=32",
+        "data=ferplus", f"data.root={root}", "noise=none", "noise.ratio=0", "backbone=tiny", "backbone.width=8",
+        "augment.size=32",
         "batch_size=8", "trainer.max_epochs=1", *more,
     ]  # fmt: skip
 
