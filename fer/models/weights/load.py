@@ -95,7 +95,7 @@ def load_backbone_weights(
         ),
     )
     _check_kind(report, name, file.origin)
-    layers = dict(backbone.named_children())
+    layers = {key.partition(".")[0] for key in wanted}
     surplus = sum(key.partition(".")[0] in layers and not _is_counter(key) for key in report.unexpected)
     _check_amount(report, name, file.origin, surplus, allow_partial_weights)
     cast = {key: tensor.to(wanted[key].dtype) for key, tensor in fitting.items()}

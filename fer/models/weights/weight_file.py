@@ -18,7 +18,7 @@ from torchvision.models import get_model_weights, list_models
 
 from fer.errors import UserError
 from fer.files.regular import open_regular
-from fer.models.weights import dlib_file, numpy_pickle, torch_file
+from fer.models.weights import dlib_file, numpy_pickle, safetensors_file, torch_file
 from fer.models.weights.pickle_machine import UnsafePickleError, shown
 
 VGGFACE2 = "resnet50_vggface2"
@@ -171,6 +171,8 @@ def _content(path: Path, pinned: str | None) -> tuple[Mapping[str, Any], str, bo
         try:
             if dlib_file.is_dlib_file(head):
                 content = dlib_file.with_batch_norm(dlib_file.read(file))
+            elif path.suffix == ".safetensors":
+                content, is_torch = safetensors_file.read(file), True
             else:
                 content = torch_file.load(file) if is_torch else numpy_pickle.read(file)
         except UnsafePickleError as error:
@@ -179,6 +181,8 @@ def _content(path: Path, pinned: str | None) -> tuple[Mapping[str, Any], str, bo
                 f"{path} is refused, and nothing in it was run: it may hold {admitted} only, and it asks for {error}; "
                 "do not trust its source, or save the state dict alone, with torch.save"
             ) from error
+        except UserError:
+            raise
         except Exception as error:  # a damaged or hostile file may raise anything
             reason = shown(str(error).strip().partition("\n")[0] or type(error).__name__)
             raise WeightsError(
