@@ -160,9 +160,10 @@ def _rehearse_schedule(method: Method, epochs: int) -> None:
 @contextmanager
 def _in_silence() -> Iterator[None]:
     """Silence the report of loaded weights; only the final load reports."""
-    logger = logging.getLogger("fer")
-    logger.disabled, was_disabled = True, logger.disabled
+    logger = logging.getLogger("fer")  # whose level counts for the loggers below it, as being disabled does not
+    level = logger.level
+    logger.setLevel(logging.CRITICAL + 1)
     try:
         yield
     finally:
-        logger.disabled = was_disabled
+        logger.setLevel(level)

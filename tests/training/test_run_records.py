@@ -251,3 +251,10 @@ def test_a_folder_of_another_format_is_told_apart(train: Train, tmp_path: Path) 
             RunFolderError, match=rf"written in format {older.get('format', 1)}, .* reads format {FORMAT}"
         ):
             run.config()
+
+
+def test_weights_are_reported_once(train: Train, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    train(tmp_path / "first")
+    with caplog.at_level("INFO"):
+        train(tmp_path / "second", f"backbone.weights={tmp_path / 'first'}", "trainer.max_epochs=1")
+    assert caplog.text.count("tensors loaded") == 1
