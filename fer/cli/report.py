@@ -131,7 +131,7 @@ def parser() -> CommandParser:
         type=_keys,
         default=[],
         metavar="NAME,…",
-        help="test/acc, memorized, best (optimistic) … (default: test/acc and test/macro_acc; in one column each, "
+        help="test/acc, memorized, best (optimistic) … (default: test/acc, test/macro_acc; where each is one column, "
         "others beside them)",
     )
     add(

@@ -17,7 +17,8 @@ class CrossEntropy(Method):
         w         class_weights       1
         tau       logit_adjustment    0
 
-    pi are the shares of the given labels. With votes as soft labels q the loss is the mean of - sum_j w_j q_j log p_j. Training accuracy and tests are those of the plain logits W f_i.
+    pi are the shares of the given labels. Training accuracy and tests are those of the plain logits W f_i. With votes q
+    as soft labels, a sample's loss is - sum_j w_j q_j log p_j.
 
     Args:
         setting: what the experiment fixes.

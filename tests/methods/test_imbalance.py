@@ -82,6 +82,13 @@ def test_the_loss_is_the_mean_over_samples(options: dict[str, Any]) -> None:
     assert (logits.grad[:, 2] > 0).all(), "a class without samples is ruled out"
 
 
+def test_votes_weigh_the_classes_that_they_name() -> None:
+    logits, votes = torch.tensor([[0.5, -1.0, 2.0, 0.0]]), torch.tensor([[0.5, 0.25, 0.0, 0.25]])
+    loss = PriorCrossEntropy(LABELS, 4, class_weights="balanced", logit_adjustment=1.0)
+    of_labels = [loss(logits, torch.tensor([label])) * votes[0, label] for label in range(4)]
+    torch.testing.assert_close(loss(logits, votes), sum(of_labels, torch.zeros(())))
+
+
 @pytest.mark.parametrize("method", [CrossEntropy, EAC])
 def test_by_default_nothing_is_changed(method: Any) -> None:
     built = build(method)
