@@ -122,6 +122,8 @@ class Settings(_Section):
     batch_size: Count
     """Samples of a step over all devices."""
     train_samples: Count | None = None
+    sampling: Literal["uniform", "balanced", "progressive"] = "uniform"
+    """Order of the training samples, see ``fer.data.loading.samplers``."""
     num_workers: WholeFrom0 = 0
     channels_last: Truth
     compile: Truth | Literal[COMPILE_MODES]  # type: ignore[valid-type]

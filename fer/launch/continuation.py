@@ -216,7 +216,7 @@ def settings_by_epochs(source: RunFolder, config: Mapping[str, Any], epochs: int
             f"{source.config_file} does not say by by_epochs which settings follow {_EPOCHS}: it is of an older "
             "version; train anew"
         )
-    found = []
+    found = ["sampling=progressive mixes by the share of all epochs"] if config.get("sampling") == "progressive" else []
     for key, published in stated.items():
         value, name = _value(config, str(key)), visible_name(str(key))
         if published is None:

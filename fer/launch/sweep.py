@@ -181,10 +181,9 @@ def run_sweep_job(cfg: DictConfig, path: str, choices: Mapping[str, str | None])
     assert result is not None
     if "trial" in result:
         return None
-    log.info("%s: test/acc %.4f", path, result["metrics"]["test/acc"])
-    return float(
-        result["selected_epoch"]["holdout/acc"] if "selected_epoch" in result else result["metrics"]["test/acc"]
-    )
+    metrics = result["metrics"]
+    log.info("%s: test/acc %.4f, test/macro_acc %.4f", path, metrics["test/acc"], metrics["test/macro_acc"])
+    return float(result["selected_epoch"]["holdout/acc"] if "selected_epoch" in result else metrics["test/acc"])
 
 
 def _end(*_: object) -> None:

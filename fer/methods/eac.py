@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from fer.methods.core.imbalance import PriorCrossEntropy
 from fer.methods.core.method import Loss, Setting
 from fer.methods.core.one_view import OneViewMethod
 from fer.models.batch_norm import keep_views_apart
@@ -80,12 +81,16 @@ class EAC(OneViewMethod):
     """Erasing Attention Consistency (Zhang et al., ECCV 2022, arXiv 2207.10299).
 
         M_j(h, w) = sum_c W[j, c] F_c(h, w)                           CAM of class j, W without gradient
-        L_cls     = CE(z(x_1), y)                                     the first view alone is classified
+        L_cls     = CE(z(x_1) + tau log pi, y)                        the first view alone is classified
         L_c       = mean (M(x_1) - flip M(x_2))^2                     over samples, classes, rows and columns
         L         = L_cls + lambda L_c
 
-        symbol    argument    default
-        lambda    lam         5
+        symbol    argument            default
+        lambda    lam                 5
+        tau       logit_adjustment    0
+
+    tau is no part of the method: with a strong lambda EAC forgets rare expressions, which logit adjustment (Menon et
+    al., ICLR 2021) by the shares pi of the given labels counters. Tests are those of the plain logits z.
 
     With ``lam=0`` and ``forward=two_pass`` the gradients are those of plain cross-entropy; the pass of the second view
     still moves the running statistics of BatchNorm, and with them the evaluation.
@@ -107,6 +112,7 @@ class EAC(OneViewMethod):
         forward: ``two_pass``, a pass per view as released; ``joint_per_view_statistics``, one pass with BatchNorm
             statistics per view, the same mathematics; ``joint``, one pass whose BatchNorm mixes the views, which is
             another algorithm.
+        logit_adjustment: tau, 0 or more (0: EAC as published).
     """
 
     def __init__(
@@ -117,8 +123,12 @@ class EAC(OneViewMethod):
         erase: Erase = "shared",
         pixel_noise_on_second_view: bool | None = None,
         forward: Forward = "two_pass",
+        logit_adjustment: AtLeast0 = 0.0,
     ) -> None:
         super().__init__(setting)
+        self.cross_entropy = PriorCrossEntropy(
+            setting.given_labels, self.num_classes, logit_adjustment=logit_adjustment
+        )
         term = AttentionConsistency(
             setting, lam=lam, erase=erase, pixel_noise_on_second_view=pixel_noise_on_second_view
         )
@@ -129,7 +139,7 @@ class EAC(OneViewMethod):
             keep_views_apart(self.network)
 
     def classification(self, features: Tensor, logits: Tensor, batch: ViewBatch) -> Loss:
-        loss_cls = F.cross_entropy(logits, batch.label)
+        loss_cls = self.cross_entropy(logits, batch.label)
         return Loss(loss_cls, logits, {"loss_cls": loss_cls})
 
     def features_of_both(self, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -60,6 +60,7 @@ def _table(title: str, result: Mapping[str, Any]) -> Table:
     if "best_test_epoch_optimistic" in result:
         best = result["best_test_epoch_optimistic"]
         table.add_row(f"best test epoch ({best['epoch'] + 1}; optimistic)", percent(best["test/acc"]))
+        table.add_row("its mean class accuracy", percent(best["test/macro_acc"]))
     for key, name in (("memorized", "wrong labels memorized"), ("recovered", "wrong labels recovered")):
         if key in result["after_training"]:
             table.add_row(f"{name}, after training", percent(result["after_training"][key]))

@@ -22,8 +22,8 @@ from fer.methods.core.method import Method, Setting
 from fer.models.network import FaceNetwork
 
 _DATAMODULE_KEYS = (
-    "cache_dir", "image_cache", "batch_size", "train_samples", "protocol", "holdout_share", "seed", "num_workers",
-    "soft_labels",
+    "cache_dir", "image_cache", "batch_size", "train_samples", "sampling", "protocol", "holdout_share", "seed",
+    "num_workers", "soft_labels",
 )  # fmt: skip
 
 
@@ -73,6 +73,7 @@ def build_method(
         evaluated_split=evaluated_split,
         soft_labels=settings.soft_labels,
         enough_votes=settings.evaluation.share if settings.evaluation.labels == "any" else None,
+        samples_repeat=settings.sampling != "uniform",
     )
     method: Method = call_configured(instantiate_node(settings.method, "method", _partial_=True), setting)
     return method

@@ -90,6 +90,8 @@ VALUES = [
     ("augment.erase_area=[0.5,wide]", "augment.erase_area.*a list of 2, a number above 0, at most 1 each"),
     ("augment.pixel_noise_probability=1.5", "augment.pixel_noise_probability"),
     ("train_samples=0", "train_samples is 0"),
+    ("sampling=equal", "sampling is .equal.; it must be .uniform., .balanced. or .progressive."),
+    ("method=ce method.class_weights=inverse", "method.class_weights is .inverse.; it must be balanced or effective"),
     ("data.store_size=0", "data.store_size is 0"),
     ("backbone.width=4", "backbone.width"),
     ("backbone.width=wide", "backbone.width is 'wide'"),

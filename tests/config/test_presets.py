@@ -72,20 +72,23 @@ def recipe(
     return {
         "batch_size": batch_size, "max_epochs": epochs, "optim": optim, "method": method, "augment": augment,
         "backbone": backbone or resnet(18), "precision": "32-true", "protocol": "last5", "train_samples": None,
-        "sync_batchnorm": True, "noise": ("fer.data.noise.none", 0.0), "reader": "fer.data.readers.raf_db.read",
-        "expected": [12271, 3068], "store_size": 100,
+        "sampling": "uniform", "sync_batchnorm": True, "noise": ("fer.data.noise.none", 0.0),
+        "reader": "fer.data.readers.raf_db.read", "expected": [12271, 3068], "store_size": 100,
     }  # fmt: skip
 
 
 EAC_METHOD: Table = {
     "_target_": "fer.methods.eac.EAC", "lam": 5.0, "erase": "released", "pixel_noise_on_second_view": None,
-    "forward": "two_pass",
+    "forward": "two_pass", "logit_adjustment": 0.0,
 }  # fmt: skip
 
 PUBLISHED: dict[str, Table] = {
     "eac_raf_db": recipe(32, 60, exponential(2e-4, 1e-4, 0.9), EAC_METHOD, EAC_VIEWS),
     "ce_raf_db": recipe(
-        32, 60, exponential(2e-4, 1e-4, 0.9), {"_target_": "fer.methods.ce.CrossEntropy"}, EAC_VIEWS
+        32, 60, exponential(2e-4, 1e-4, 0.9),
+        {"_target_": "fer.methods.ce.CrossEntropy", "class_weights": None, "class_weight_beta": 0.999,
+         "logit_adjustment": 0.0},
+        EAC_VIEWS,
     ),
     "eac_open_faces": recipe(
         32, 10, exponential(2e-4, 1e-4, 0.9), EAC_METHOD | {"erase": "shared"}, EAC_VIEWS | {"size": 48},
@@ -228,7 +231,10 @@ PUBLISHED: dict[str, Table] = {
 
 def composed(*overrides: str) -> Table:
     config: Any = OmegaConf.to_container(compose([*overrides, "data.root=x"]), resolve=True)
-    kept = ("batch_size", "optim", "method", "augment", "backbone", "protocol", "train_samples", "sync_batchnorm")
+    kept = (
+        "batch_size", "optim", "method", "augment", "backbone", "protocol", "train_samples", "sampling",
+        "sync_batchnorm",
+    )  # fmt: skip
     return {key: config[key] for key in kept} | {
         "max_epochs": config["trainer"]["max_epochs"], "precision": config["trainer"]["precision"],
         "noise": (config["noise"]["_target_"], config["noise"]["ratio"]), "store_size": config["data"]["store_size"],
@@ -255,7 +261,7 @@ def test_an_experiments_file_tells_the_whole_recipe(name: str) -> None:
     file, shared = written("experiment", name), name in FOR_SEVERAL_METHODS
     chosen = {key.removeprefix("override /") for entry in file["defaults"] for key in entry}
     assert chosen == {"data", "noise", "backbone", "method", "augment", "optim"}
-    assert {"protocol", "train_samples", "batch_size", "optim", "trainer", "data"} <= file.keys()
+    assert {"protocol", "train_samples", "sampling", "batch_size", "optim", "trainer", "data"} <= file.keys()
     assert {"max_epochs", "precision"} <= file["trainer"].keys() and "store_size" in file["data"]
     not_written = {"lr"} if shared else set()
     assert PUBLISHED[name]["optim"].keys() - not_written - file["optim"].keys() <= {"gamma"}

@@ -13,10 +13,12 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from scipy.stats import chisquare
 from support.project import Train
 
 from fer.data import noise
 from fer.data.loading.datamodule import FaceDataModule
+from fer.data.loading.samplers import RankBatches
 from fer.data.readers import folder
 from fer.views.batch import Batch
 
@@ -55,6 +57,18 @@ def test_held_out_samples_stand_for_every_given_label(shapes: Path, share: float
     assert np.array_equal(
         made.holdout_rows, module(shapes, protocol="holdout", holdout_share=share, seed=seed).holdout_rows
     )
+
+
+def test_only_samples_that_are_not_held_out_are_drawn_by_their_given_labels(shapes: Path) -> None:
+    made = module(shapes, protocol="holdout", holdout_share=0.4, sampling="balanced")
+    batches = made.train_dataloader().batch_sampler
+    assert isinstance(batches, RankBatches)
+    drawn: list[int] = []
+    for epoch in range(60):
+        batches.set_epoch(epoch)
+        drawn += [row for step in batches for row in step]
+    assert {*drawn} == {*made.fit_rows.tolist()}
+    assert chisquare(np.bincount(made.train.given[drawn])).pvalue > 0.01
 
 
 def test_every_image_comes_with_its_position_and_its_given_label(shapes: Path) -> None:

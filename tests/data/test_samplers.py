@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from scipy.stats import chisquare
 
-from fer.data.loading.samplers import RankBatches
+from fer.data.loading.samplers import ClassDraw, RankBatches
 
 pytestmark = pytest.mark.measured
 
@@ -94,3 +97,74 @@ def test_a_resumed_epoch_continues_the_sequence() -> None:
 def test_an_uneven_batch_size_is_refused_with_what_to_choose(batch_size: int, world: int) -> None:
     with pytest.raises(ValueError, match=rf"batch_size={batch_size} .*evenly among {world}; choose a multiple of"):
         RankBatches(np.arange(10), batch_size, world_size=world)
+
+
+# Draws by class
+
+COUNTS = {0: 170, 2: 20, 5: 10}
+"""Of labels; the other classes have no sample."""
+MEMBERS = np.repeat([*COUNTS], [*COUNTS.values()])
+PLACES = 1000 + np.random.default_rng(0).permutation(len(MEMBERS))
+"""Row of each sample."""
+LABEL_OF = dict(zip(PLACES.tolist(), MEMBERS.tolist(), strict=True))
+
+
+def drawn(epoch: int, epochs: int | None = None, rank: int = 0, world: int = 1, seed: int = 3) -> list[list[int]]:
+    draw = ClassDraw(PLACES, MEMBERS, epochs=epochs)
+    batches = RankBatches(PLACES, 12, shuffle_seed=seed, draw=draw, rank=rank, world_size=world)
+    batches.set_epoch(epoch)
+    return list(batches)
+
+
+@pytest.mark.parametrize(
+    ("epochs", "start", "shares"),
+    [
+        (None, 0, [1 / 3, 1 / 3, 1 / 3]),
+        (40_000, 0, [0.85, 0.1, 0.05]),
+        (40_000, 20_000, [(0.85 + 1 / 3) / 2, (0.1 + 1 / 3) / 2, (0.05 + 1 / 3) / 2]),
+        (10_200, 10_160, [1 / 3, 1 / 3, 1 / 3]),
+    ],
+    ids=["balanced", "progressive_first", "progressive_middle", "progressive_last"],
+)
+def test_classes_and_their_samples_are_drawn_as_often_as_stated(
+    epochs: int | None, start: int, shares: list[float]
+) -> None:
+    found = np.array([row for epoch in range(start, start + 40) for step in drawn(epoch, epochs) for row in step])
+    labels = np.array([LABEL_OF[row] for row in found.tolist()])
+    counts = [int((labels == label).sum()) for label in COUNTS]
+    assert sum(counts) == len(found) == 40 * 200, "an epoch is as long as one that shows every sample once"
+    assert chisquare(counts, np.array(shares) * len(found)).pvalue > 0.01
+    for label in COUNTS:
+        _, times = np.unique(found[labels == label], return_counts=True)
+        assert len(times) == COUNTS[label] and chisquare(times).pvalue > 0.01
+
+
+def test_every_position_of_an_epoch_is_drawn_alike() -> None:
+    first = [LABEL_OF[drawn(epoch)[0][0]] for epoch in range(600)]
+    assert chisquare([first.count(label) for label in COUNTS]).pvalue > 0.01
+
+
+def test_class_probabilities_go_from_the_labels_shares_towards_equal_ones() -> None:
+    draw = ClassDraw(PLACES, MEMBERS, epochs=4)
+    for epoch in range(4):
+        expected = [(1 - epoch / 4) * n / 200 + epoch / 4 / 3 for n in COUNTS.values()]
+        assert draw.probabilities(epoch).tolist() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("epochs", [None, 10])
+def test_ranks_together_draw_what_one_device_draws(epochs: int | None) -> None:
+    for epoch in (0, 7):
+        alone, ranks = drawn(epoch, epochs), [drawn(epoch, epochs, rank, 3) for rank in range(3)]
+        for one_device, *shares in zip(alone, *ranks, strict=True):
+            assert [row for place in itertools.zip_longest(*shares) for row in place if row is not None] == one_device
+
+
+@pytest.mark.parametrize("epochs", [None, 10])
+def test_a_draw_follows_from_seed_and_epoch_and_goes_on_amid_an_epoch(epochs: int | None) -> None:
+    whole = drawn(5, epochs)
+    assert drawn(5, epochs) == whole
+    assert len({str(steps) for steps in (whole, drawn(6, epochs), drawn(5, epochs, seed=4))}) == 3
+    batches = RankBatches(PLACES, 12, shuffle_seed=3, draw=ClassDraw(PLACES, MEMBERS, epochs=epochs))
+    batches.set_epoch(5)
+    batches.leave_out(4, epoch=5)
+    assert list(batches) == whole[4:]

@@ -378,6 +378,13 @@ def test_settings_whose_value_stays_the_same_do_not_stand_in_the_way(finished: P
     assert continuation.settings_by_epochs(RunFolder(finished), config, 60) == ["method.turn is 6, and 8 of 60"]
 
 
+def test_a_draw_that_follows_the_number_of_epochs_is_refused(finished: Path) -> None:
+    config = {"by_epochs": {}, "sampling": "balanced"}
+    assert continuation.settings_by_epochs(RunFolder(finished), config, 50) == []
+    (found,) = continuation.settings_by_epochs(RunFolder(finished), {**config, "sampling": "progressive"}, 50)
+    assert "sampling=progressive" in found
+
+
 def test_every_file_of_a_run_is_copied_or_written_at_its_end(tmp_path: Path) -> None:
     """A new one needs a decision: ``copy_what_grows`` copies what every epoch adds to."""
     source, target = RunFolder(tmp_path / "source"), RunFolder(tmp_path / "target")

@@ -253,6 +253,15 @@ def test_one_seed_has_no_deviation(tmp_path: Path, text: Report) -> None:
     assert markdown_table(text("--metric", "test/acc", "--no-published"))[1][2] == "75.00 (n=1)"
 
 
+def test_mean_class_accuracy_stands_beside_accuracy_in_several_columns(tmp_path: Path, text: Report) -> None:
+    for ratio in (0.1, 0.3):
+        write_run(tmp_path / str(ratio), {"noise.ratio": ratio}, accuracy=0.9 - ratio)
+    header, line = markdown_table(text("--no-published"))
+    names = [f"{metric}, noise.ratio={ratio}" for metric in ("accuracy", "mean class accuracy") for ratio in (0.1, 0.3)]
+    assert header[2:] == names
+    assert line[2:] == ["80.00 (n=1)", "60.00 (n=1)", "70.00 (n=1)", "50.00 (n=1)"]
+
+
 def test_default_metrics_and_the_optimistic_one(tmp_path: Path, text: Report) -> None:
     write_run(tmp_path / "run", {"noise.ratio": 0.2}, accuracy=0.75)
     header, line = markdown_table(text("--no-published"))

@@ -13,7 +13,7 @@ from support.project import PROJECT
 
 from fer.training.callbacks.progress_bar import epoch_line
 
-SHARES = {"train/acc": 0.25, "train/memorized": 0.125, "test/acc": 0.5}
+SHARES = {"train/acc": 0.25, "train/memorized": 0.125, "test/acc": 0.5, "test/macro_acc": 0.375}
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,7 @@ def test_a_line_tells_of_an_epoch() -> None:
     record = {"epoch": 2, **losses, "train/loss_consistency_weighted": 0.5, **SHARES}
     assert epoch_line(record, 60, 3725.4) == (
         "epoch 3/60  loss 1.500  cls 1  lam*consistency 0.5  train/acc 0.250  memorized 0.125  test/acc 0.5000  "
-        "1:02:05 left"
+        "macro_acc 0.3750  1:02:05 left"
     )
 
 
@@ -60,7 +60,10 @@ def test_a_line_shows_the_parts_that_a_method_has() -> None:
 
 
 def test_every_epoch_leaves_its_line_above_the_bar(on_a_terminal: str) -> None:
-    line = r"[\r\n]epoch (\d)/3  loss \d[^\r]*memorized[^\r]*test/acc 0\.\d{4}  \d:\d\d:\d\d left *\r\n"
+    line = (
+        r"[\r\n]epoch (\d)/3  loss \d[^\r]*memorized[^\r]*test/acc 0\.\d{4}  macro_acc 0\.\d{4}  "
+        r"\d:\d\d:\d\d left *\r\n"
+    )
     assert re.findall(line, on_a_terminal) == ["1", "2", "3"], "each once"
 
 

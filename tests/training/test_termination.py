@@ -88,7 +88,16 @@ def test_a_signal_before_the_first_step_is_not_lost(undisturbed: Path, train: Tr
     assert_same_outcome(tmp_path / "run", undisturbed)
 
 
-@pytest.mark.parametrize("more", [["num_workers=2"], ["protocol=holdout"], ["train_samples=50"]])
+@pytest.mark.parametrize(
+    "more",
+    [
+        ["num_workers=2"],
+        ["protocol=holdout"],
+        ["train_samples=50"],
+        ["sampling=balanced", "method=elr", "protocol=holdout"],
+        ["sampling=progressive"],
+    ],
+)
 def test_goes_on_in_every_order_of_samples(more: list[str], train: Train, tmp_path: Path) -> None:
     train(tmp_path / "undisturbed", *more)
     train_until_terminated(train, tmp_path / "run", *more, *terminated(1, 1))

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from fer.data.images.store import ImageStore
 from fer.data.loading.prepare import prepare
-from fer.data.loading.samplers import RankBatches
+from fer.data.loading.samplers import ClassDraw, Draw, RankBatches, Sampling
 from fer.data.table import BoolArray, IntArray, SampleTable
 from fer.runs.protocol import protocol_named
 from fer.views.batch import Batch
@@ -109,6 +109,7 @@ class FaceDataModule(L.LightningDataModule):
         protocol: name of one of ``fer.runs.protocol.PROTOCOLS``; where it selects an epoch, a stratified share of the
             training split, with its labels in force, is held out and evaluated after every epoch.
         holdout_share: that share, in (0, 0.5].
+        sampling: ``uniform``, every training sample once an epoch; ``balanced`` and ``progressive``, see ``ClassDraw``.
         seed: order of the training samples and choice of the holdout.
         num_workers: processes that fetch batches; 0 = the main process.
         soft_labels: give methods the votes of several annotators.
@@ -131,6 +132,7 @@ class FaceDataModule(L.LightningDataModule):
         protocol: str = "last5",
         holdout_share: float = 0.1,
         train_samples: int | None = None,
+        sampling: Sampling = "uniform",
         seed: int = 0,
         num_workers: int = 0,
         image_cache: bool = True,
@@ -151,6 +153,7 @@ class FaceDataModule(L.LightningDataModule):
         self.protocol = protocol_named(protocol)
         self.holdout_share = holdout_share
         self.train_samples = train_samples
+        self.sampling = sampling
         self.seed = seed
         self.num_workers = num_workers
         self.soft_labels = soft_labels
@@ -189,7 +192,7 @@ class FaceDataModule(L.LightningDataModule):
         return self.train.given[self.holdout_rows] if self.protocol.selects else self.test.given
 
     def train_dataloader(self) -> DataLoader[Batch]:
-        return self._loader(self.train, self.fit_rows, shuffle_seed=self.seed)
+        return self._loader(self.train, self.fit_rows, shuffle_seed=self.seed, draw=self._draw())
 
     def val_dataloader(self) -> DataLoader[Batch]:
         if self.protocol.selects:
@@ -244,13 +247,26 @@ class FaceDataModule(L.LightningDataModule):
             raise ValueError(f"holdout_share={self.holdout_share} of {len(everything)} samples leaves none to hold out")
         return np.setdiff1d(everything, holdout), holdout
 
-    def _loader(self, dataset: FaceDataset, rows: IntArray, shuffle_seed: int | None = None) -> DataLoader[Batch]:
+    def _draw(self) -> Draw | None:
+        """Choose how the samples of an epoch are drawn, ``None`` for every one once."""
+        if self.sampling == "uniform":
+            return None
+        epochs = None
+        if self.sampling == "progressive":
+            assert self.trainer is not None and self.trainer.max_epochs is not None
+            epochs = self.trainer.max_epochs
+        return ClassDraw(self.fit_rows, self.train.given[self.fit_rows], epochs=epochs)
+
+    def _loader(
+        self, dataset: FaceDataset, rows: IntArray, shuffle_seed: int | None = None, draw: Draw | None = None
+    ) -> DataLoader[Batch]:
         trainer = self.trainer
         kind: type[DataLoader[Batch]] = DataLoader if shuffle_seed is None else TrainingLoader
         batches = RankBatches(
             rows,
             self.batch_size,
             shuffle_seed=shuffle_seed,
+            draw=draw,
             rank=trainer.global_rank if trainer else 0,
             world_size=trainer.world_size if trainer else 1,
         )

@@ -1,13 +1,55 @@
-"""Batches of row numbers: shuffled from (seed, epoch) and exact under DDP, with no sample counted twice."""
+"""Batches of row numbers: drawn from (seed, epoch), exact under DDP, and with no sample evaluated twice."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from torch.utils.data import Sampler
 
 from fer.data.table import IntArray
+
+Sampling = Literal["uniform", "balanced", "progressive"]
+"""Order of training: every sample once an epoch, classes equally often, or from the one to the other."""
+Draw = Callable[[np.random.Generator, int], IntArray]
+"""Rows of an epoch (N,), in the order of training, by a generator of its own and the epoch, from 0."""
+
+
+class ClassDraw:
+    """Draw of an epoch's samples with replacement: first a class, then one of its samples, each equally probable.
+
+        p_j(t) = (1 - t / T) n_j / N + (t / T) 1 / K          in epoch t = 0..T-1 of T
+        p_j    = 1 / K                                        without T
+
+    The first is progressively balanced sampling, the second class-balanced sampling of B. Kang et al., "Decoupling
+    Representation and Classifier for Long-Tailed Recognition", ICLR 2020, arXiv 1910.09217. K counts the classes that
+    occur; no sample is ever drawn of another one. Their released code reaches 1 / K in the last epoch (t / (T - 1)) and
+    goes through the samples of a class in turn; here the paper's equation is followed.
+
+    Args:
+        rows: what to draw from, (N,).
+        labels: the given label of each row, (N,).
+        epochs: T, 1 or more; ``None`` = without.
+    """
+
+    def __init__(self, rows: IntArray, labels: IntArray, *, epochs: int | None = None) -> None:
+        order = np.argsort(labels, kind="stable")
+        self._rows = rows[order]
+        _, self._first, self._counts = np.unique(labels[order], return_index=True, return_counts=True)
+        self._epochs = epochs
+
+    def probabilities(self, epoch: int) -> NDArray[np.float64]:
+        """Probability of every class that occurs, in ascending order of the labels, in an epoch from 0."""
+        share = 1.0 if self._epochs is None else epoch / self._epochs
+        p: NDArray[np.float64] = (1 - share) * self._counts / len(self._rows) + share / len(self._counts)
+        return p
+
+    def __call__(self, generator: np.random.Generator, epoch: int) -> IntArray:
+        chosen = generator.choice(len(self._counts), size=len(self._rows), p=self.probabilities(epoch))
+        drawn: IntArray = self._rows[self._first[chosen] + generator.integers(0, self._counts[chosen])]
+        return drawn
 
 
 class RankBatches(Sampler[list[int]]):
@@ -23,6 +65,7 @@ class RankBatches(Sampler[list[int]]):
         rows: what to draw from.
         batch_size: total over all ranks.
         shuffle_seed: order for training; ``None`` keeps the order of the rows, for evaluation.
+        draw: how an epoch of training is drawn, as many samples as there are rows; ``None`` = every row once, shuffled.
         rank, world_size: this process among all.
 
     Raises:
@@ -31,7 +74,14 @@ class RankBatches(Sampler[list[int]]):
     """
 
     def __init__(
-        self, rows: IntArray, batch_size: int, *, shuffle_seed: int | None = None, rank: int = 0, world_size: int = 1
+        self,
+        rows: IntArray,
+        batch_size: int,
+        *,
+        shuffle_seed: int | None = None,
+        draw: Draw | None = None,
+        rank: int = 0,
+        world_size: int = 1,
     ) -> None:
         if batch_size < 1 or batch_size % world_size:
             raise ValueError(
@@ -43,6 +93,7 @@ class RankBatches(Sampler[list[int]]):
         self.rows = rows
         self.batch_size = batch_size
         self.shuffle_seed = shuffle_seed
+        self.draw = draw
         self.rank = rank
         self.world_size = world_size
         self.epoch = 0
@@ -70,7 +121,8 @@ class RankBatches(Sampler[list[int]]):
     def __iter__(self) -> Iterator[list[int]]:
         rows = self.rows
         if self.shuffle_seed is not None:
-            rows = np.random.default_rng([self.shuffle_seed, self.epoch]).permutation(rows)
+            generator = np.random.default_rng([self.shuffle_seed, self.epoch])
+            rows = generator.permutation(rows) if self.draw is None else self.draw(generator, self.epoch)
         first, end = self.left_out * self.batch_size, len(self) * self.batch_size
         for start in range(first, end, self.batch_size):
             yield rows[start : start + self.batch_size][self.rank :: self.world_size].tolist()

@@ -55,6 +55,8 @@ class Setting:
     """True where training batches carry ``votes``."""
     enough_votes: float | None = None
     """Share of the votes, (0, 1], that makes a class a right answer in tests; ``None``: the label alone is right."""
+    samples_repeat: bool = False
+    """True if a sample may occur several times in an epoch, on any rank, and also in one batch."""
 
 
 class Method(L.LightningModule):
@@ -84,6 +86,7 @@ class Method(L.LightningModule):
         self.class_names = setting.class_names
         self.num_classes = len(setting.class_names)
         self.evaluated_split = setting.evaluated_split
+        self.samples_repeat = setting.samples_repeat
         self.evaluation_metrics = EvaluationMetrics(self.num_classes)
         self.training_statistics = TrainingStatistics()
         self.epoch_record: dict[str, float] = {}
@@ -122,7 +125,9 @@ class Method(L.LightningModule):
     def register_sample_state(self, name: str, values: Tensor) -> None:
         """Make ``values`` (N, ...), a row per training sample, the buffer ``self.<name>``, which checkpoints hold.
 
-        A step changes rows of its batch only; after every epoch all ranks have all of them.
+        A step changes rows of its batch only; after every epoch all ranks have all of them. Where samples repeat, all
+        ranks have them after every step. Of a sample that occurs several times in a step, the last row that is written
+        stays, of several ranks that of the first.
         """
         self.register_buffer(name, values)
         self._sample_states.append(name)
@@ -152,6 +157,8 @@ class Method(L.LightningModule):
         self.training_statistics.update(loss.logits, batch, parts)
         if self.trainer.world_size > 1 and self._sample_states:
             self._seen.append(batch.index)
+            if self.samples_repeat:
+                self._share_sample_states()
         total = loss.total if self.trainer.world_size == 1 else loss.total * self._share_of_step(len(batch.label))
         return {"loss": total, "parts": {name: value.detach() for name, value in parts.items()}}
 
@@ -220,7 +227,9 @@ class Method(L.LightningModule):
 
     def _share_sample_states(self) -> None:
         if self.trainer.world_size > 1 and self._sample_states:
-            share_rows([getattr(self, name) for name in self._sample_states], self._seen, self.sum_over_ranks)
+            states = [getattr(self, name) for name in self._sample_states]
+            ranks = (self.trainer.global_rank, self.trainer.world_size)
+            share_rows(states, self._seen, self.sum_over_ranks, ranks=ranks)
             self._seen = []
 
     def _share_of_step(self, samples: int) -> Tensor:

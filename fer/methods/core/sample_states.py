@@ -8,18 +8,27 @@ import torch
 from torch import Tensor
 
 
-def share_rows(states: Sequence[Tensor], seen: Sequence[Tensor], sum_over_ranks: Callable[[Tensor], Tensor]) -> None:
-    """Share changed rows between all ranks, in place; each sample is shown to one rank only.
+def share_rows(
+    states: Sequence[Tensor],
+    seen: Sequence[Tensor],
+    sum_over_ranks: Callable[[Tensor], Tensor],
+    *,
+    ranks: tuple[int, int],
+) -> None:
+    """Share changed rows between all ranks, in place; of a sample that several ranks were shown, the first one's row.
 
     Args:
         states: (N, ...), a row per training sample.
         seen: int64 (B,) each, the rows of this rank's batches.
         sum_over_ranks: of a tensor, a collective.
+        ranks: this rank and their number.
     """
-    mine = torch.zeros(len(states[0]), dtype=torch.bool, device=states[0].device)
+    rank, world_size = ranks
+    shown = torch.zeros(world_size, len(states[0]), dtype=torch.int32, device=states[0].device)
     if seen:
-        mine[torch.cat([*seen])] = True
-    anywhere = sum_over_ranks(mine.int()) > 0
+        shown[rank].index_fill_(0, torch.cat([*seen]), 1)
+    shown = sum_over_ranks(shown) > 0
+    anywhere, mine = shown.any(0), shown[rank] & ~shown[:rank].any(0)
     for state in states:
         own = state * mine.view(-1, *[1] * (state.dim() - 1))
         state[anywhere] = sum_over_ranks(own)[anywhere]

@@ -55,8 +55,11 @@ def confusion_figure(counts: Sequence[NDArray[np.int64]], class_names: Sequence[
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     axes.set(xlabel="predicted", ylabel="true (faces)")
-    accuracy = np.trace(mean) / mean.sum()
-    facts = f"test split, n = {mean.sum():,.0f}, accuracy {100 * accuracy:.1f} %; in % of the true class, faces below"
+    accuracy, of_classes = np.trace(mean) / mean.sum(), np.nanmean(shares.diagonal())
+    facts = (
+        f"test split, n = {mean.sum():,.0f}, accuracy {100 * accuracy:.1f} %, mean class accuracy "
+        f"{100 * of_classes:.1f} %; in % of the true class, faces below"
+    )
     lines = [wrap(text, edge + 1.5, 8) for text in (title, facts)]
     figure.suptitle("\n".join(lines), fontsize=8, x=0.02, ha="left")
     return figure

@@ -15,7 +15,9 @@ _SHARES = {
     "train/memorized": ("memorized", "{:.3f}"),
     "train/recovered": ("recovered", "{:.3f}"),
     "holdout/acc": ("holdout/acc", "{:.4f}"),
+    "holdout/macro_acc": ("macro_acc", "{:.4f}"),
     "test/acc": ("test/acc", "{:.4f}"),
+    "test/macro_acc": ("macro_acc", "{:.4f}"),
 }
 _WEIGHTED = "_weighted"
 
