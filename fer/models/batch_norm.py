@@ -242,8 +242,8 @@ def synchronize_statistics(module: nn.Module, device: torch.device) -> None:
 def reestimate_statistics(module: nn.Module, passes: Iterable[Callable[[], object]]) -> None:
     """Replace the running statistics of every BatchNorm inside ``module`` by their mean over forward passes.
 
-    All other layers are in evaluation mode. A frozen BatchNorm, and one that no pass reaches,
-    keep their statistics.
+    All other layers are in evaluation mode. A BatchNorm that is frozen, or that no pass reaches, keeps its
+    statistics.
 
     Args:
         module: whose modes are as before afterwards.
