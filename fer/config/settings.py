@@ -76,6 +76,9 @@ class OptimSettings(_Section):
     optimizer: Node
     scheduler: Node | None
     lr: Any = None
+    frozen: tuple[Annotated[str, Field(strict=True)], ...] = ()
+    layer_decay: Annotated[float, BeforeValidator(_no_truth_value), Field(strict=True, gt=0, le=1)] = 1.0
+    frozen_batch_norm: Truth = False
 
 
 class LaunchSettings(_Section):
@@ -227,8 +230,8 @@ def _in_words(errors: Sequence[Any], config: Mapping[str, Any]) -> str:
         return f"missing required key {key}"
     value = visible_name(repr(_value(config, parts)))
     value = value if len(value) <= _SHOWN else f"{value[:_SHOWN]}..."
-    if key == "compile":
-        return f"{key} is {value}; it must be true, false or one of {', '.join(COMPILE_MODES)}"
+    if key in _WANTED:
+        return f"{key} is {value}; it must be {_WANTED[key]}"
     wanted = {
         "mapping_type": "a section of keys and values",
         "is_instance_of": "a section of keys and values",
@@ -236,15 +239,21 @@ def _in_words(errors: Sequence[Any], config: Mapping[str, Any]) -> str:
         "model_type": "a section of keys and values",
         "model_attributes_type": "a section of keys and values",
         "bool_type": "true or false",
-        "string_type": "the path of a folder",
         "string_pattern_mismatch": "the path of a folder",
         "literal_error": f"{context.get('expected')}",
+        "string_type": "the path of a folder",
         "float_type": "a number",
         "float_parsing": "a number",
     }.get(kind, f"a whole number{_RANGES.get(parts[-1], ' of 1 or more')}")
     return f"{key} is {value}; it must be {wanted}"
 
 
+_WANTED = {
+    "compile": f"true, false or one of {', '.join(COMPILE_MODES)}",
+    "optim.frozen": "a list of names of the backbone's modules",
+    "optim.layer_decay": "a number above 0, at most 1",
+}
+"""Kinds of single keys in words; those of other keys are told by the kind of error."""
 _RANGES = {
     "seed": " of 0 or more",
     "num_workers": " of 0 or more",

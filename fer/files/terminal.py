@@ -27,6 +27,8 @@ _KNOWN_HARMLESS = (
     ".*Checkpoint directory .* exists and is not empty.*",
     # The metrics that are logged are the same on every rank.
     ".*sync_dist=True.*",
+    # Frozen BatchNorm stays in evaluation mode; Lightning cannot know that it should.
+    ".*in eval mode at the start of training.*",
     # The replacement does not do the same yet and is missing in some versions.
     ".*`broadcast_buffers` is deprecated.*",
 )

@@ -1,10 +1,10 @@
-"""BatchNorm whose statistics are those of one view or group of a joint batch, or of the batch over all ranks."""
+"""BatchNorm whose statistics are those of one view or group of a joint batch, of the batch over all ranks, or kept."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, distributed, nn
@@ -149,6 +149,17 @@ class SyncedGroupedBatchNorm2d(GroupedBatchNorm2d):
         return sum_over_ranks(value)
 
 
+class FrozenBatchNorm2d(nn.BatchNorm2d):
+    """BatchNorm that stays in evaluation mode: it normalizes by its running statistics, and keeps them.
+
+    Views, groups and ranks make no difference to it. State-dict keys equal ``nn.BatchNorm2d``'s.
+    """
+
+    def train(self, mode: bool = True) -> Self:
+        """Stay in evaluation mode, whatever ``mode`` says."""
+        return super().train(False)
+
+
 _Classes = dict[type[nn.Module], type[nn.Module]]
 _SYNCED: _Classes = {
     nn.BatchNorm2d: SyncedBatchNorm2d,
@@ -167,6 +178,23 @@ def keep_views_apart(module: nn.Module) -> None:
     for child in module.modules():
         if type(child) is nn.BatchNorm2d:
             child.__class__ = PerViewBatchNorm2d
+
+
+def freeze_statistics(module: nn.Module) -> None:
+    """Turn every ``nn.BatchNorm2d`` inside ``module``, or ``module`` itself, into a ``FrozenBatchNorm2d``, in place.
+
+    Raises:
+        TypeError: a BatchNorm of another class.
+    """
+    for child in module.modules():
+        if type(child) is nn.BatchNorm2d:
+            child.__class__ = FrozenBatchNorm2d
+            child.eval()
+        elif isinstance(child, nn.modules.batchnorm._BatchNorm) and not isinstance(child, FrozenBatchNorm2d):
+            raise TypeError(
+                f"{type(child).__name__} cannot keep its statistics; use nn.BatchNorm2d, or leave out optim.frozen and "
+                "optim.frozen_batch_norm"
+            )
 
 
 def make_groupable(module: nn.Module) -> None:
@@ -205,7 +233,7 @@ def synchronize_statistics(module: nn.Module, device: torch.device) -> None:
     for child in module.modules():
         if type(child) in synced:
             child.__class__ = synced[type(child)]
-        elif isinstance(child, nn.modules.batchnorm._BatchNorm):
+        elif isinstance(child, nn.modules.batchnorm._BatchNorm) and not isinstance(child, FrozenBatchNorm2d):
             raise TypeError(
                 f"{type(child).__name__} cannot be synchronized; use nn.BatchNorm2d or sync_batchnorm=false"
             )
@@ -214,13 +242,18 @@ def synchronize_statistics(module: nn.Module, device: torch.device) -> None:
 def reestimate_statistics(module: nn.Module, passes: Iterable[Callable[[], object]]) -> None:
     """Replace the running statistics of every BatchNorm inside ``module`` by their mean over forward passes.
 
-    All other layers are in evaluation mode. A BatchNorm that no pass reaches keeps its statistics.
+    All other layers are in evaluation mode. A BatchNorm that is frozen, or that no pass reaches, keeps its
+    statistics.
 
     Args:
         module: whose modes are as before afterwards.
         passes: each calls ``module`` with a batch of two or more samples.
     """
-    norms = [child for child in module.modules() if isinstance(child, nn.modules.batchnorm._BatchNorm)]
+    norms = [
+        child
+        for child in module.modules()
+        if isinstance(child, nn.modules.batchnorm._BatchNorm) and not isinstance(child, FrozenBatchNorm2d)
+    ]
     momenta = [norm.momentum for norm in norms]
     counters = [None if norm.num_batches_tracked is None else norm.num_batches_tracked.clone() for norm in norms]
     was_training = {child: child.training for child in module.modules()}

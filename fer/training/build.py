@@ -19,6 +19,7 @@ from fer.data.readers.raf_db import CLASS_NAMES
 from fer.data.table import DatasetError, SampleTable
 from fer.errors import ConfigError, OtherClasses, UserError
 from fer.methods.core.method import Method, Setting
+from fer.models.fine_tuning import FineTuning
 from fer.models.network import FaceNetwork
 
 _DATAMODULE_KEYS = (
@@ -53,15 +54,18 @@ def build_method(
     if not for_training:
         backbone["weights"] = None
 
+    optim = settings.optim if for_training else None
+
     def build_network() -> FaceNetwork:
         features: nn.Module = instantiate_node(backbone, "backbone", _partial_=False)
+        if optim:
+            FineTuning(optim.frozen, optim.layer_decay, optim.frozen_batch_norm).apply(features)
         if settings.compile:
             mode = "default" if settings.compile is True else settings.compile
             # With dynamic shapes, the first partial batch would replace the graph by a slower one for any batch size.
             features.compile(mode=mode, dynamic=False)
         return FaceNetwork(features, len(class_names), channels_last=settings.channels_last)
 
-    optim = settings.optim if for_training else None
     setting = Setting(
         build_network=build_network,
         augmentation=instantiate_node(settings.augment, "augment", _partial_=False),

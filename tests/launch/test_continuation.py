@@ -163,6 +163,7 @@ def test_the_same_command_resumes_an_interrupted_run_and_skips_a_finished_one(
     ("settings", "says"),
     [
         (["method=ce", "optim=adam_linear"], r"optim\.scheduler\.total_iters refers to trainer\.max_epochs"),
+        (["method=ce", "optim=adamw"], r"optim\.scheduler\.epochs refers to trainer\.max_epochs"),
         (["method=scn"], r"method\.relabel_from is 2, and 4 of 4"),
         (["method=man", "method.warm_up=1"], r"every epoch of man depends .* \(MAN reads trainer\.max_epochs\)"),
         (["method=nla"], r"every epoch of nla depends"),

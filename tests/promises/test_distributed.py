@@ -38,6 +38,9 @@ from fer.training import experiment
 
 TWENTY_STEPS = ["batch_size=32", "train_samples=51", "trainer.max_epochs=10"]  # 32 and 19 an epoch: uneven shares
 THREE_RANKS = ["batch_size=30", "train_samples=50", "trainer.max_epochs=3"]  # 20 samples in the last batch: 7, 7, 6
+FINE_TUNED = (
+    "method.forward=joint_per_view_statistics", "optim=adamw", "optim.frozen=[layer1]", "optim.layer_decay=0.7",
+)  # fmt: skip
 DOUBLE = "trainer.precision=64-true"
 TEST_SAMPLES = 3068  # RAF-DB's
 
@@ -84,10 +87,11 @@ def files(folder: RunFolder) -> list[tuple[str, str]]:
         (2, (*TWENTY_STEPS, DOUBLE, "method.forward=joint_per_view_statistics"), 1e-9),
         (2, (*TWENTY_STEPS, DOUBLE, "method=ce"), 1e-9),
         (3, (*THREE_RANKS, DOUBLE), 1e-9),
+        (2, (*TWENTY_STEPS, DOUBLE, *FINE_TUNED), 1e-9),
         # Adam divides gradients by their size, and so makes large of the rounding in small ones.
         (2, (*TWENTY_STEPS, "optim.lr=2e-5"), 1e-4),
     ],
-    ids=["eac", "per_view", "ce", "three_devices", "float32"],
+    ids=["eac", "per_view", "ce", "three_devices", "fine_tuned", "float32"],
 )
 def test_training_is_that_of_one_device(
     devices: int, options: tuple[str, ...], tolerance: float, train_on: TrainOn

@@ -16,6 +16,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from fer.errors import TrainingError
 from fer.methods.core.metrics import EvaluationMetrics, TrainingStatistics, accepted_label
+from fer.methods.core.parameter_groups import by_stage
 from fer.methods.core.sample_states import share_rows
 from fer.models.batch_norm import share_statistics
 from fer.models.network import FaceNetwork
@@ -142,9 +143,9 @@ class Method(L.LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         assert self._make_optimizer is not None and self._make_scheduler is not None
-        optimizer = self._make_optimizer(self.parameter_groups())
+        optimizer = self._make_optimizer(by_stage(self, self.parameter_groups()))
         for group in optimizer.param_groups:
-            group["lr"] *= group.get("lr_factor", 1.0)
+            group["lr"] *= group.get("lr_factor", 1.0) * group.get("stage_factor", 1.0)
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": self._make_scheduler(optimizer), "interval": "epoch"},
@@ -165,7 +166,8 @@ class Method(L.LightningModule):
     def on_train_epoch_start(self) -> None:
         self.training_statistics.reset()
         self._seen = []
-        self.epoch_record = {"lr": self.trainer.optimizers[0].param_groups[0]["lr"]}
+        group = self.trainer.optimizers[0].param_groups[0]
+        self.epoch_record = {"lr": group["lr"] / group.get("stage_factor", 1.0)}
 
     def epoch_so_far(self) -> dict[str, Any]:
         """Collect each rank's own state of an interrupted epoch; a collective under DDP."""
