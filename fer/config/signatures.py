@@ -9,7 +9,7 @@ import types
 from collections import abc
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, Union, Unpack, get_args, get_origin, get_type_hints, is_typeddict
 
 from annotated_types import Ge, Gt, Interval, Le, Lt
 from hydra.utils import get_object
@@ -40,11 +40,18 @@ def check_arguments(call: Callable[..., Any], node: Mapping[str, Any], key: str)
     for place, inner in _inner_nodes(node, key):
         check_arguments(get_object(inner["_target_"]), inner, place)
     try:
-        known = inspect.signature(call).parameters
+        known: dict[str, inspect.Parameter | None] = {**inspect.signature(call).parameters}
         hints = get_type_hints(call.__init__ if inspect.isclass(call) else call, include_extras=True)
     except (TypeError, ValueError, NameError):  # written in C, or naming types that exist for type checkers only
         return
-    takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in known.values())
+    for name in [name for name, one in known.items() if one and one.kind is one.VAR_KEYWORD]:
+        keys = get_args(hints.get(name))
+        if get_origin(hints.get(name)) is Unpack and is_typeddict(keys[0]):  # keys that several constructors share
+            shared = get_type_hints(keys[0], include_extras=True)
+            hints |= shared
+            known |= dict.fromkeys(shared)
+            del known[name]
+    takes_any = any(parameter and parameter.kind is parameter.VAR_KEYWORD for parameter in known.values())
     for name, value in node.items():
         if name.startswith("_"):
             continue

@@ -6,7 +6,7 @@ Expression Recognition", ECCV 2022, arXiv 2207.10299.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, TypedDict
 
 import torch
 from torch import Tensor
@@ -37,12 +37,19 @@ def attention_consistency_loss(cam: Tensor, cam_of_mirrored: Tensor) -> Tensor:
     return F.mse_loss(cam, mirror(cam_of_mirrored))
 
 
+class ConsistencyKeys(TypedDict, total=False):
+    """Keys of a method to which EAC's consistency can be added; ``AttentionConsistency`` states their defaults."""
+
+    lam: AtLeast0
+    erase: EraseRecipe
+
+
 class AttentionConsistency:
     """Term ``L_c`` of EAC with its weight and its views, for EAC and for any ``OneViewMethod``.
 
     Args:
         setting: what the experiment fixes.
-        lam: weight of the term, 0 or more.
+        lam: weight of the term, 0 or more; 0 leaves it out.
         erase: how the second view is made, see ``EAC``. ``released`` becomes ``shared`` or ``independent`` here.
         pixel_noise_on_second_view: see ``EAC``.
     """
@@ -51,7 +58,7 @@ class AttentionConsistency:
         self,
         setting: Setting,
         *,
-        lam: float,
+        lam: float = 0.0,
         erase: Erase = "shared",
         pixel_noise_on_second_view: bool | None = None,
     ) -> None:

@@ -4,15 +4,16 @@ Regularization Prevents Memorization of Noisy Labels", NeurIPS 2020, arXiv 2007.
 
 from __future__ import annotations
 
+from typing import Unpack
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from fer.methods.core.method import Loss, Setting
 from fer.methods.core.one_view import OneViewMethod
-from fer.methods.eac import AttentionConsistency
+from fer.methods.eac import AttentionConsistency, ConsistencyKeys
 from fer.ranges import AtLeast0, ShareBelow1
-from fer.views.augmentation import EraseRecipe
 from fer.views.batch import ViewBatch
 
 LEAST_PROBABILITY = 1e-4
@@ -35,7 +36,7 @@ class ELR(OneViewMethod):
         setting: what the experiment fixes.
         beta: momentum of the targets, in [0, 1) (CIFAR-10: 0.7, CIFAR-100: 0.9).
         strength: weight of the regularizer, the paper's lambda, 0 or more (CIFAR-10: 3, CIFAR-100: 7).
-        lam, erase: see ``AttentionConsistency``.
+        consistency: ``lam`` and ``erase``, see ``AttentionConsistency``.
     """
 
     targets: Tensor
@@ -47,11 +48,10 @@ class ELR(OneViewMethod):
         *,
         beta: ShareBelow1 = 0.7,
         strength: AtLeast0 = 3.0,
-        lam: AtLeast0 = 0.0,
-        erase: EraseRecipe = "shared",
+        **consistency: Unpack[ConsistencyKeys],
     ) -> None:
         super().__init__(setting)
-        self.add_consistency(AttentionConsistency(setting, lam=lam, erase=erase))
+        self.add_consistency(AttentionConsistency(setting, **consistency))
         self.beta, self.strength = beta, strength
         self.register_sample_state("targets", torch.zeros(len(setting.given_labels), self.num_classes))
 

@@ -4,15 +4,16 @@ Networks with Noisy Labels", NeurIPS 2018, arXiv 1805.07836.
 
 from __future__ import annotations
 
+from typing import Unpack
+
 import torch
 from torch import Tensor
 
 from fer.methods.core.method import Loss, Setting
 from fer.methods.core.one_view import OneViewMethod
 from fer.methods.core.over_training_set import over_training_samples
-from fer.methods.eac import AttentionConsistency
-from fer.ranges import AtLeast0, CountFrom1, ShareAbove0, ShareBetween
-from fer.views.augmentation import EraseRecipe
+from fer.methods.eac import AttentionConsistency, ConsistencyKeys
+from fer.ranges import CountFrom1, ShareAbove0, ShareBetween
 from fer.views.batch import ViewBatch
 
 LEAST_PROBABILITY = 1e-7
@@ -45,7 +46,7 @@ class GCE(OneViewMethod):
         truncate_at: k in (0, 1), paper: 0.5; ``None`` = never.
         truncate_from: first epoch, counted from 0, that leaves samples out (paper: 40 of 120).
         truncate_every: epochs between two judgements (paper: 10).
-        lam, erase: see ``AttentionConsistency``.
+        consistency: ``lam`` and ``erase``, see ``AttentionConsistency``.
     """
 
     kept: Tensor
@@ -59,11 +60,10 @@ class GCE(OneViewMethod):
         truncate_at: ShareBetween | None = None,
         truncate_from: int = 40,
         truncate_every: CountFrom1 = 10,
-        lam: AtLeast0 = 0.0,
-        erase: EraseRecipe = "shared",
+        **consistency: Unpack[ConsistencyKeys],
     ) -> None:
         super().__init__(setting)
-        self.add_consistency(AttentionConsistency(setting, lam=lam, erase=erase))
+        self.add_consistency(AttentionConsistency(setting, **consistency))
         self.q = q
         self.truncate_at = truncate_at
         self.truncate_from, self.truncate_every = truncate_from, truncate_every

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Unpack
+
 from torch import Tensor
 from torch.nn import functional as F
 
 from fer.methods.core.method import Loss, Setting
 from fer.methods.core.one_view import OneViewMethod
-from fer.methods.eac import AttentionConsistency
-from fer.ranges import AtLeast0, Share
-from fer.views.augmentation import EraseRecipe
+from fer.methods.eac import AttentionConsistency, ConsistencyKeys
+from fer.ranges import Share
 from fer.views.batch import ViewBatch
 
 
@@ -26,16 +27,14 @@ class LabelSmoothing(OneViewMethod):
     Args:
         setting: what the experiment fixes.
         share: of a label that is spread evenly over all classes, 0..1 (paper: 0.1).
-        lam, erase: see ``AttentionConsistency``.
+        consistency: ``lam`` and ``erase``, see ``AttentionConsistency``.
     """
 
     takes_soft_labels = True
 
-    def __init__(
-        self, setting: Setting, *, share: Share = 0.1, lam: AtLeast0 = 0.0, erase: EraseRecipe = "shared"
-    ) -> None:
+    def __init__(self, setting: Setting, *, share: Share = 0.1, **consistency: Unpack[ConsistencyKeys]) -> None:
         super().__init__(setting)
-        self.add_consistency(AttentionConsistency(setting, lam=lam, erase=erase))
+        self.add_consistency(AttentionConsistency(setting, **consistency))
         self.share = share
 
     def classification(self, features: Tensor, logits: Tensor, batch: ViewBatch) -> Loss:

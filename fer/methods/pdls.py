@@ -7,6 +7,7 @@ Recognition", IEEE Access 2020, doi 10.1109/ACCESS.2020.3010018. Of that paper t
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Unpack
 
 import torch
 from torch import Tensor
@@ -14,9 +15,8 @@ from torch import Tensor
 from fer.errors import OtherClasses
 from fer.methods.core.method import Loss, Setting
 from fer.methods.core.one_view import OneViewMethod
-from fer.methods.eac import AttentionConsistency
-from fer.ranges import AtLeast0, Share
-from fer.views.augmentation import EraseRecipe
+from fer.methods.eac import AttentionConsistency, ConsistencyKeys
+from fer.ranges import Share
 from fer.views.batch import ViewBatch
 
 
@@ -37,7 +37,7 @@ class PDLS(OneViewMethod):
         prior: row i says how often annotators see each expression in a face of class i, K rows of K numbers of 0 or
             more that sum to at most 1. The released rows sum to less, because contempt was dropped from them.
         alpha: share of the given label, 0..1 (released RAF-DB configuration: 0.8).
-        lam, erase: see ``AttentionConsistency``.
+        consistency: ``lam`` and ``erase``, see ``AttentionConsistency``.
 
     Raises:
         OtherClasses: the classes are not the data's.
@@ -55,8 +55,7 @@ class PDLS(OneViewMethod):
         classes: Sequence[str],
         prior: Sequence[Sequence[float]],
         alpha: Share = 0.8,
-        lam: AtLeast0 = 0.0,
-        erase: EraseRecipe = "shared",
+        **consistency: Unpack[ConsistencyKeys],
     ) -> None:
         if sorted(classes) != sorted(setting.class_names):
             raise OtherClasses(
@@ -71,7 +70,7 @@ class PDLS(OneViewMethod):
                     f"method.prior: the row of {name} must hold numbers of 0 or more that sum to at most 1"
                 )
         super().__init__(setting)
-        self.add_consistency(AttentionConsistency(setting, lam=lam, erase=erase))
+        self.add_consistency(AttentionConsistency(setting, **consistency))
         self.alpha = alpha
         order = [list(classes).index(name) for name in setting.class_names]
         self.register_buffer("prior", torch.tensor(prior, dtype=torch.float32)[order][:, order], persistent=False)

@@ -5,15 +5,15 @@
 from __future__ import annotations
 
 import math
+from typing import Unpack
 
 from torch import Tensor
 from torch.nn import functional as F
 
 from fer.methods.core.method import Loss, Setting
 from fer.methods.core.one_view import OneViewMethod
-from fer.methods.eac import AttentionConsistency
+from fer.methods.eac import AttentionConsistency, ConsistencyKeys
 from fer.ranges import AtLeast0
-from fer.views.augmentation import EraseRecipe
 from fer.views.batch import ViewBatch
 
 LOG_OF_ZERO = math.log(1e-4)
@@ -44,7 +44,7 @@ class SCE(OneViewMethod):
     Args:
         setting: what the experiment fixes.
         alpha, beta: the two weights, 0 or more (released for CIFAR-10: 0.1 and 1).
-        lam, erase: see ``AttentionConsistency``.
+        consistency: ``lam`` and ``erase``, see ``AttentionConsistency``.
 
     Raises:
         ValueError: a negative weight.
@@ -56,11 +56,10 @@ class SCE(OneViewMethod):
         *,
         alpha: AtLeast0 = 0.1,
         beta: AtLeast0 = 1.0,
-        lam: AtLeast0 = 0.0,
-        erase: EraseRecipe = "shared",
+        **consistency: Unpack[ConsistencyKeys],
     ) -> None:
         super().__init__(setting)
-        self.add_consistency(AttentionConsistency(setting, lam=lam, erase=erase))
+        self.add_consistency(AttentionConsistency(setting, **consistency))
         self.alpha, self.beta = alpha, beta
 
     def classification(self, features: Tensor, logits: Tensor, batch: ViewBatch) -> Loss:

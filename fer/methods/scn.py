@@ -5,7 +5,7 @@ Facial Expression Recognition", CVPR 2020, arXiv 2002.10392.
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Literal, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -13,9 +13,8 @@ from torch.nn import functional as F
 
 from fer.methods.core.method import Loss, Setting
 from fer.methods.core.one_view import OneViewMethod
-from fer.methods.eac import AttentionConsistency
+from fer.methods.eac import AttentionConsistency, ConsistencyKeys
 from fer.ranges import AtLeast0, ShareBetween
-from fer.views.augmentation import EraseRecipe
 from fer.views.batch import Batch, ViewBatch
 
 Group = Literal["low", "all"]
@@ -70,7 +69,7 @@ class SCN(OneViewMethod):
         relabel_from: first epoch, counted from 0, that relabels (released code: 10th of 70).
         relabel_margin: delta_2, 0 or more.
         relabel_group: ``all`` (the released code) or ``low``, only samples of the low group (the paper's text).
-        lam, erase: see ``AttentionConsistency``.
+        consistency: ``lam`` and ``erase``, see ``AttentionConsistency``.
     """
 
     labels: Tensor
@@ -85,11 +84,10 @@ class SCN(OneViewMethod):
         relabel_from: int = 9,
         relabel_margin: AtLeast0 = 0.2,
         relabel_group: Group = "low",
-        lam: AtLeast0 = 0.0,
-        erase: EraseRecipe = "shared",
+        **consistency: Unpack[ConsistencyKeys],
     ) -> None:
         super().__init__(setting)
-        self.add_consistency(AttentionConsistency(setting, lam=lam, erase=erase))
+        self.add_consistency(AttentionConsistency(setting, **consistency))
         self.high_share = high_share
         self.rank_margin = rank_margin
         self.relabel_from = relabel_from

@@ -27,6 +27,7 @@ from fer.config.compose import CONFIG_DIR, compose
 from fer.config.instantiate import instantiate_node
 from fer.config.settings import read_settings
 from fer.launch.run_job import resolve
+from fer.methods.eac import ConsistencyKeys
 from fer.runs.run_folder import RunFolder
 from fer.training import experiment
 
@@ -93,6 +94,8 @@ def test_files_show_every_setting_of_what_they_name(group: str) -> None:
         for node in targets(compose([f"{group}={option}"])[group]):
             parameters = inspect.signature(get_object(node["_target_"])).parameters.values()
             settings = {parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY}
+            if any(parameter.name == "consistency" for parameter in parameters):
+                settings |= set(ConsistencyKeys.__annotations__)
             assert settings <= arguments(node).keys(), f"{group}/{option}.yaml"
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypedDict, Unpack
 
 import pytest
 from annotated_types import Interval
@@ -93,6 +93,26 @@ def test_ranges_include_what_they_say(value: float) -> None:
         else:
             with pytest.raises(ConfigError, match=rf"^at\.{name} is "):
                 check_arguments(takes, {name: value}, "at")
+
+
+class SharedKeys(TypedDict, total=False):
+    lam: AtLeast0
+    erase: Literal["shared", "none"]
+
+
+def takes_shared(*, own: Share = 0.5, **shared: Unpack[SharedKeys]) -> None:
+    """Take keys that several constructors share."""
+
+
+def test_shared_keys_are_checked_as_own_ones() -> None:
+    check_arguments(takes_shared, {"own": 1, "lam": 2, "erase": "none"}, "method")
+    for values, said in (
+        ({"lam": -1}, r"method\.lam is -1; it must be a number of 0 or more"),
+        ({"erase": "both"}, r"method\.erase is 'both'; it must be shared or none"),
+        ({"lamda": 1}, r"takes_shared does not take method\.lamda; perhaps lam"),
+    ):
+        with pytest.raises(ConfigError, match=f"^{said}$"):
+            check_arguments(takes_shared, values, "method")
 
 
 def test_nodes_in_nodes_are_checked_too() -> None:
