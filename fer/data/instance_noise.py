@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,16 +43,14 @@ def instance_dependent(table: SampleTable, *, ratio: float, seed: int) -> IntArr
     Raises:
         ValueError: a ratio or seed outside its range.
     """
-    from scipy.special import softmax
-    from scipy.stats import norm, truncnorm
-
     clean = table.labels[table.train]
     count, classes = len(clean), table.num_classes
-    low, high = ((bound - checked_ratio(ratio)) / _DEVIATION for bound in (0, 1))
-    rates = truncnorm.ppf(uniform_numbers(seed, count, _RATES)[0], low, high, loc=ratio, scale=_DEVIATION)
+    normal = NormalDist(checked_ratio(ratio), _DEVIATION)
+    below, above = normal.cdf(0), normal.cdf(1)
+    rates = _quantiles(normal, below + (above - below) * _between(uniform_numbers(seed, count, _RATES)[0]))
     size = THUMBNAIL**2 * classes * classes
-    # Half a step away from 0, whose quantile is infinite.
-    weights = norm.ppf(uniform_numbers(seed, size, _WEIGHTS)[0] + 2.0**-54).reshape(classes, -1, classes)
+    weights = _quantiles(NormalDist(), _between(uniform_numbers(seed, size, _WEIGHTS)[0]))
+    weights = weights.reshape(classes, -1, classes)
     draw = uniform_numbers(seed, count, _LABELS)[0]
     features = _features(table)
     given = clean.copy()
@@ -59,11 +58,22 @@ def instance_dependent(table: SampleTable, *, ratio: float, seed: int) -> IntArr
         rows = np.flatnonzero(clean == label)
         scores = features[rows] @ weights[label]
         scores[:, label] = -np.inf
-        probabilities = rates[rows, None] * softmax(scores, axis=1)
+        shares = np.exp(scores - scores.max(1, keepdims=True))
+        probabilities = rates[rows, None] * shares / shares.sum(1, keepdims=True)
         probabilities[:, label] = 1 - rates[rows]
         bounds = probabilities.cumsum(1)
         given[rows] = np.minimum((draw[rows, None] * bounds[:, -1:] >= bounds).sum(1), classes - 1)
     return given
+
+
+def _quantiles(distribution: NormalDist, shares: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Find the values below which these shares lie."""
+    return np.array([distribution.inv_cdf(share) for share in shares.tolist()])
+
+
+def _between(draw: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Keep numbers half a step away from 0, whose quantile is infinite."""
+    return draw + 2.0**-54
 
 
 def _features(table: SampleTable) -> NDArray[np.float64]:

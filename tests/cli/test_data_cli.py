@@ -13,7 +13,7 @@ from PIL import Image
 from support.project import PROJECT
 
 from fer.cli.data import main
-from fer.data import noise
+from fer.data import given_labels, noise
 from fer.data.readers import demo, folder
 
 pytestmark = pytest.mark.measured
@@ -146,7 +146,7 @@ def test_a_written_noise_list_is_read_by_noise_file(tmp_path: Path, root: Path, 
     lines = out.read_text().splitlines()
     assert [line.rsplit(" ", 1)[0] for line in lines] == [table.file_names[row] for row in table.train]
     expected = noise.symmetric(table, ratio=0.4, seed=3)
-    np.testing.assert_array_equal(noise.file(table, path=out), expected)
+    np.testing.assert_array_equal(given_labels.file(table, path=out), expected)
     assert main(["stats", *overrides, "noise=file", f"noise.path={out}"]) == 0
 
 

@@ -24,7 +24,7 @@ from rich.console import Console
 from support.project import Train
 
 from fer.cli.data import main
-from fer.data import noise
+from fer.data import given_labels, noise
 from fer.data.images import decode as decode_module
 from fer.data.loading.datamodule import FaceDataModule
 from fer.data.loading.prepare import PreparedData, prepare, read_labels
@@ -71,7 +71,7 @@ def make(root: Path, lines: Sequence[str] = ()) -> Path:
 def prepared(root: Path, on_bad_image: str = "error", noise_list: Path | None = None) -> PreparedData:
     return prepare(
         partial(raf_db.read, root, expected=None),
-        partial(noise.file, path=noise_list) if noise_list else partial(noise.symmetric, ratio=0.3, seed=0),
+        partial(given_labels.file, path=noise_list) if noise_list else partial(noise.symmetric, ratio=0.3, seed=0),
         size=8,
         cache_dir=root.with_name("cache"),
         on_bad_image=on_bad_image,
@@ -240,7 +240,7 @@ def test_training_and_check_tell_the_same(tmp_path: Path, capsys: pytest.Capture
     truncated(root / shown(TRAIN[1]))
     module = FaceDataModule(
         read=partial(raf_db.read, root),
-        noise=partial(noise.file, path=noise_list),
+        noise=partial(given_labels.file, path=noise_list),
         batch_size=2,
         store_size=8,
         cache_dir=tmp_path / "cache",

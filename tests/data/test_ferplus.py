@@ -18,7 +18,7 @@ from PIL import Image
 from support.project import PROJECT
 
 from fer.config.compose import compose
-from fer.data import noise
+from fer.data import given_labels
 from fer.data.readers import fer2013, ferplus
 from fer.data.table import DatasetError
 from fer.errors import OtherClasses
@@ -151,7 +151,7 @@ def test_folders_of_pictures_are_read_with_and_without_a_box(box: bool, tmp_path
     assert not table.other_labels
     assert "1 names have two lines and one picture, first fer0000006.png" in table.warnings[0]
     with pytest.raises(OtherClasses, match="has no such labels beside its own"):
-        noise.annotated(table, source="fer2013")
+        given_labels.annotated(table, source="fer2013")
     write_votes(root)
     write_pixels(root)
     assert read(root, test_split="PublicTest").other_labels["fer2013"].tolist() == [3, 1, 2]
@@ -171,7 +171,7 @@ def test_class_folders_are_joined_by_name(tmp_path: Path) -> None:
         ("train/sadness/fer0000000.png", "Neutral", True),
         ("test/surprise/fer0000005.png", "Surprise", False),
     ]
-    assert noise.annotated(table, source="fer2013").tolist() == [1, 3]
+    assert given_labels.annotated(table, source="fer2013").tolist() == [1, 3]
 
 
 def test_fer2013_is_read_with_its_own_labels(as_csv: Path) -> None:
@@ -252,7 +252,7 @@ def test_another_folder_says_what_is_expected(tmp_path: Path) -> None:
 
 def test_real_noise_takes_no_ratio(as_csv: Path) -> None:
     with pytest.raises(ValueError, match=r"leave noise\.ratio and noise\.seed out"):
-        noise.annotated(read(as_csv), source="fer2013", ratio=0.3)  # type: ignore[arg-type]
+        given_labels.annotated(read(as_csv), source="fer2013", ratio=0.3)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("data", ["ferplus", "fer2013"])

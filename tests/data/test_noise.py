@@ -17,7 +17,7 @@ from scipy.stats import chisquare
 
 from fer.config.compose import compose
 from fer.config.instantiate import instantiate_node
-from fer.data import noise
+from fer.data import given_labels, noise
 from fer.data.instance_noise import instance_dependent
 from fer.data.label_list import read_label_list, write_label_list
 from fer.data.readers.raf_db import CLASS_NAMES
@@ -56,8 +56,8 @@ def test_the_share_of_wrong_labels_is_the_ratio_within_three_sigma(make: Any, ra
 
 def test_symmetric_targets_are_uniform_over_the_other_classes_and_never_the_own() -> None:
     table = balanced(70_000)
-    given_labels = noise.symmetric(table, ratio=0.5, seed=0)
-    counts = noise.transition_counts(table.labels, given_labels, 7)
+    given_noisy = noise.symmetric(table, ratio=0.5, seed=0)
+    counts = noise.transition_counts(table.labels, given_noisy, 7)
     others = counts[~np.eye(7, dtype=bool)].reshape(7, 6)
     assert others.min() > 0
     assert all(chisquare(row).pvalue > 1e-3 for row in others)
@@ -85,16 +85,16 @@ def test_test_labels_and_the_table_stay_as_they_are(
 ) -> None:
     test = data.draw(st.integers(1, len(labels) - 1))
     table = table_of(labels, test)
-    given_labels = make(table, ratio=ratio, seed=seed)
+    given_noisy = make(table, ratio=ratio, seed=seed)
     assert table.labels.tolist() == labels
-    assert given_labels.shape == (len(labels) - test,)
-    assert given_labels.dtype == np.int64
-    assert set(given_labels.tolist()) <= set(range(7))
+    assert given_noisy.shape == (len(labels) - test,)
+    assert given_noisy.dtype == np.int64
+    assert set(given_noisy.tolist()) <= set(range(7))
     # What the test split holds has no influence on the training labels.
     other = table_of(
         [*labels[: len(labels) - test], *[(label + 1) % 7 for label in labels[len(labels) - test :]]], test
     )
-    np.testing.assert_array_equal(make(other, ratio=ratio, seed=seed), given_labels)
+    np.testing.assert_array_equal(make(other, ratio=ratio, seed=seed), given_noisy)
 
 
 def test_only_the_noise_seed_decides() -> None:
@@ -133,16 +133,16 @@ def test_no_noise_keeps_the_labels_and_refuses_a_ratio() -> None:
 
 def test_pair_noise_goes_to_the_next_class_and_round() -> None:
     classes = ("a", "b", "c")
-    given_labels = noise.pair(balanced(300, classes), ratio=math.nextafter(1, 0), seed=0)
-    assert given_labels.tolist() == [1, 2, 0] * 100
+    given_noisy = noise.pair(balanced(300, classes), ratio=math.nextafter(1, 0), seed=0)
+    assert given_noisy.tolist() == [1, 2, 0] * 100
 
 
 @settings(max_examples=30, deadline=None)
 @given(order=st.permutations([*CLASS_NAMES[:3], "happy", "SAD", *CLASS_NAMES[5:]]))
 def test_asymmetric_noise_follows_the_names_in_any_order(order: list[str]) -> None:
     table = balanced(70, tuple(order))
-    given_labels = noise.asymmetric(table, ratio=math.nextafter(1, 0), seed=0)
-    flips = {order[a].lower(): order[b].lower() for a, b in zip(table.labels, given_labels, strict=True)}
+    given_noisy = noise.asymmetric(table, ratio=math.nextafter(1, 0), seed=0)
+    flips = {order[a].lower(): order[b].lower() for a, b in zip(table.labels, given_noisy, strict=True)}
     assert flips == {
         "anger": "disgust",
         "disgust": "anger",
@@ -176,8 +176,8 @@ def test_the_map_of_soft_is_that_of_its_published_list(shared: Path) -> None:
 
 def test_pairs_of_ones_own_flip_these_classes_only() -> None:
     table = balanced(30, ("cat", "dog", "cow"))
-    given_labels = noise.asymmetric(table, ratio=math.nextafter(1, 0), seed=0, map={"Cat": "cow"})
-    assert given_labels.tolist() == [2, 1, 2] * 10
+    given_noisy = noise.asymmetric(table, ratio=math.nextafter(1, 0), seed=0, map={"Cat": "cow"})
+    assert given_noisy.tolist() == [2, 1, 2] * 10
     for pairs in ({}, {"cat": "CAT"}):
         with pytest.raises(ValueError, match=r"noise\.map must lead from each"):
             noise.asymmetric(table, ratio=0.3, seed=0, map=pairs)
@@ -205,19 +205,19 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> SampleTable:
 
 @pytest.mark.parametrize(("ratio", "mean"), [(0.1, 0.1288), (0.3, 0.3004), (0.5, 0.5)])
 def test_instance_noise_has_the_share_of_the_truncated_normal(ratio: float, mean: float, pictures: SampleTable) -> None:
-    given_labels = instance_dependent(pictures, ratio=ratio, seed=3)
-    share = (given_labels != pictures.labels).mean()
+    given_noisy = instance_dependent(pictures, ratio=ratio, seed=3)
+    share = (given_noisy != pictures.labels).mean()
     assert abs(share - mean) < 4 * math.sqrt(mean * (1 - mean) / 1200)
-    assert np.array_equal(instance_dependent(pictures, ratio=ratio, seed=3), given_labels)
-    assert not np.array_equal(instance_dependent(pictures, ratio=ratio, seed=4), given_labels)
+    assert np.array_equal(instance_dependent(pictures, ratio=ratio, seed=3), given_noisy)
+    assert not np.array_equal(instance_dependent(pictures, ratio=ratio, seed=4), given_noisy)
 
 
 def test_equal_pictures_of_a_class_are_mistaken_for_the_same_class(pictures: SampleTable) -> None:
     """Of a picture that is there twice, both copies are of one class, and so are their wrong labels."""
-    given_labels = instance_dependent(pictures, ratio=0.7, seed=0)
-    wrong = (given_labels != pictures.labels).reshape(2, 600).all(0)
+    given_noisy = instance_dependent(pictures, ratio=0.7, seed=0)
+    wrong = (given_noisy != pictures.labels).reshape(2, 600).all(0)
     assert wrong.sum() > 200
-    first, second = given_labels.reshape(2, 600)[:, wrong]
+    first, second = given_noisy.reshape(2, 600)[:, wrong]
     assert (first == second).mean() > 0.85, "a chance of 1/2 without features"
 
 
@@ -261,24 +261,24 @@ def test_a_matrix_for_other_classes_and_a_ratio_are_refused() -> None:
     with pytest.raises(ValueError, match=r"leave noise\.ratio out"):
         noise.class_dependent(table, matrix=unit, seed=0, ratio=ratio)
     with pytest.raises(ValueError, match=r"leave noise\.ratio and noise\.seed out"):
-        noise.file(table, path="list.txt", ratio=ratio)
+        given_labels.file(table, path="list.txt", ratio=ratio)
 
 
 @settings(max_examples=30, deadline=None)
 @given(labels=st.lists(st.integers(0, 6), min_size=2, max_size=40), ratio=RATES, seed=SEEDS)
 def test_a_written_list_reads_back_as_the_same_labels(labels: list[int], ratio: float, seed: int) -> None:
     table = table_of(labels, test=1)
-    given_labels = noise.symmetric(table, ratio=ratio, seed=seed)
+    given_noisy = noise.symmetric(table, ratio=ratio, seed=seed)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "noise.txt")
-        write_label_list(path, [table.file_names[row] for row in table.train], given_labels)
-        np.testing.assert_array_equal(noise.file(table, path=path), given_labels)
+        write_label_list(path, [table.file_names[row] for row in table.train], given_noisy)
+        np.testing.assert_array_equal(given_labels.file(table, path=path), given_noisy)
 
 
 def test_a_list_may_be_in_any_order_and_repeat_clean_test_labels(tmp_path: Path) -> None:
     path = tmp_path / "list.txt"
     path.write_text("test_00003.jpg 6\ntrain_00002.jpg 1\ntrain_00001.jpg 7\n")
-    assert noise.file(table_of([0, 1, 5], test=1), path=path).tolist() == [6, 0]
+    assert given_labels.file(table_of([0, 1, 5], test=1), path=path).tolist() == [6, 0]
 
 
 def test_all_faults_of_a_list_come_in_one_report_with_their_lines(tmp_path: Path) -> None:
@@ -288,7 +288,7 @@ def test_all_faults_of_a_list_come_in_one_report_with_their_lines(tmp_path: Path
         "train_99999.jpg 1\ntrain_00003.jpg\ntest_00006.jpg 2\n"
     )
     with pytest.raises(DatasetError) as caught:
-        noise.file(table_of([0, 1, 2, 3, 4, 5], test=1), path=path)
+        given_labels.file(table_of([0, 1, 2, 3, 4, 5], test=1), path=path)
     faults = "\n".join(caught.value.faults)
     for expected in (
         "line 2: train_00001.jpg was already listed in line 1",
@@ -306,7 +306,7 @@ def test_lines_that_would_change_test_labels_are_counted_in_one_warning(
 ) -> None:
     path = tmp_path / "list.txt"
     path.write_text("train_00001.jpg 3\ntrain_00002.jpg 2\ntest_00003.jpg 7\ntest_00004.jpg 1\ntest_00005.jpg 5\n")
-    assert noise.file(table_of([0, 1, 2, 3, 4], test=3), path=path).tolist() == [2, 1]
+    assert given_labels.file(table_of([0, 1, 2, 3, 4], test=3), path=path).tolist() == [2, 1]
     (record,) = caplog.records
     assert record.getMessage().endswith("list.txt: 2 lines would change labels of test images; test labels stay clean")
 
@@ -315,14 +315,14 @@ def test_a_list_may_count_from_0(tmp_path: Path) -> None:
     path = tmp_path / "list.txt"
     path.write_text("train_00001.jpg 0\ntrain_00002.jpg 6\n")
     table = table_of([0, 1, 2], test=1)
-    assert noise.file(table, path=path, first_label=0).tolist() == [0, 6]
+    assert given_labels.file(table, path=path, first_label=0).tolist() == [0, 6]
     with pytest.raises(DatasetError, match=r"label '0' of train_00001\.jpg is not one of 1\.\.7"):
-        noise.file(table, path=path)
+        given_labels.file(table, path=path)
     path.write_text("train_00001.jpg 0\ntrain_00002.jpg 7\n")
     with pytest.raises(DatasetError, match=r"label '7' of train_00002\.jpg is not one of 0\.\.6; labels count from 0"):
-        noise.file(table, path=path, first_label=0)
+        given_labels.file(table, path=path, first_label=0)
     with pytest.raises(ValueError, match="first_label is 2; it must be 0 or 1"):
-        noise.file(table, path=path, first_label=2)
+        given_labels.file(table, path=path, first_label=2)
 
 
 @pytest.mark.parametrize("name", ["resup_01", "resup_03", "resup_05", "resup_usnoise", "soft_symmetric_03"])
@@ -336,7 +336,7 @@ def test_lists_as_others_publish_them_are_read(
         np.array([row[0].startswith("train") for row in rows]), CLASS_NAMES, names=tuple(row[0] for row in rows),
     )  # fmt: skip
     path = shared / "data" / "noise_lists" / f"{name}.txt"
-    given = noise.file(table, path=path)
+    given = given_labels.file(table, path=path)
     published = dict(line.split() for line in path.read_text().splitlines())
     assert given.tolist() == [int(published[row[0]]) - 1 for row in rows if row[0].startswith("train")]
     changed = sum(published[row[0]] != row[1] for row in rows if row[0].startswith("test"))
@@ -354,23 +354,23 @@ def test_a_relative_list_is_found_in_the_data_set(tmp_path: Path) -> None:
     table = table_of([0, 1], root=str(tmp_path))
     (tmp_path / "EmoLabel").mkdir()
     (tmp_path / "EmoLabel" / "noise01.txt").write_text("train_00001.jpg 3\ntrain_00002.jpg 3\n")
-    assert noise.file(table, path="noise01.txt").tolist() == [2, 2]
+    assert given_labels.file(table, path="noise01.txt").tolist() == [2, 2]
     with pytest.raises(DatasetError, match=r"noise09\.txt: no such file; set noise\.path"):
-        noise.file(table, path="noise09.txt")
+        given_labels.file(table, path="noise09.txt")
 
 
 def test_a_list_that_is_not_text_is_one_fault(tmp_path: Path) -> None:
     path = tmp_path / "list.txt"
     path.write_bytes("train_00001.jpg 1".encode("utf-16"))
     with pytest.raises(DatasetError) as caught:
-        noise.file(table_of([0, 1], test=1), path=path)
+        given_labels.file(table_of([0, 1], test=1), path=path)
     assert [fault.partition(";")[0] for fault in caught.value.faults] == [f"{path}: not UTF-8 text"]
 
 
 @pytest.mark.parametrize("path", ["~no_such_user/noise01.txt", f"{'long' * 100}.txt"])
 def test_a_path_that_cannot_be_looked_at_is_refused_by_name(path: str) -> None:
     with pytest.raises(DatasetError, match=r"set noise\.path to the label list"):
-        noise.file(table_of([0, 1]), path=path)
+        given_labels.file(table_of([0, 1]), path=path)
 
 
 @pytest.mark.parametrize("label", ["9" * 5000, "-" + "9" * 5000, "0" * 5000 + "1"])
@@ -378,7 +378,7 @@ def test_a_label_of_thousands_of_digits_is_a_fault_of_its_line(tmp_path: Path, l
     path = tmp_path / "list.txt"
     path.write_text(f"train_00001.jpg 1\ntrain_00002.jpg {label}\n")
     with pytest.raises(DatasetError, match=r"line 2: label '.*' of train_00002.jpg is not one of 1\.\.7"):
-        noise.file(table_of([0, 1]), path=path)
+        given_labels.file(table_of([0, 1]), path=path)
 
 
 @pytest.fixture(scope="module")
@@ -408,9 +408,9 @@ def test_the_published_lists_give_their_known_labels(
     published: tuple[Path, SampleTable], name: str, changed: int, digest: str
 ) -> None:
     folder, table = published
-    given_labels = noise.file(table, path=folder / name)
-    assert (given_labels != table.labels[table.train]).sum() == changed
-    assert noise.fingerprint(given_labels) == digest
+    given_noisy = given_labels.file(table, path=folder / name)
+    assert (given_noisy != table.labels[table.train]).sum() == changed
+    assert noise.fingerprint(given_noisy) == digest
 
 
 def test_our_symmetric_noise_has_the_statistics_of_the_published_lists(published: tuple[Path, SampleTable]) -> None:
@@ -418,7 +418,7 @@ def test_our_symmetric_noise_has_the_statistics_of_the_published_lists(published
     clean = table.labels[table.train]
     for name, ratio in (("noise01.txt", 0.1), ("noise02.txt", 0.2), ("noise03.txt", 0.3)):
         ours = noise.transition_counts(clean, noise.symmetric(table, ratio=ratio, seed=0), 7)
-        theirs = noise.transition_counts(clean, noise.file(table, path=folder / name), 7)
+        theirs = noise.transition_counts(clean, given_labels.file(table, path=folder / name), 7)
         expected = np.bincount(clean)[:, None] * np.where(np.eye(7, dtype=bool), 1 - ratio, ratio / 6)
         # 42 degrees of freedom; mean 42, and theirs for 30 % is known to be a little irregular.
         for counts in (ours, theirs):

@@ -31,7 +31,7 @@ from support.fuzzed import ODD_TEXT, few_or, outcomes
 
 from fer.config.compose import CONFIG_DIR, translate_errors
 from fer.config.settings import check_for_training
-from fer.data import noise
+from fer.data import given_labels
 from fer.data.label_list import read_label_list
 from fer.data.table import DatasetError, SampleTable
 from fer.errors import ConfigError
@@ -112,7 +112,7 @@ def test_noise_lists_are_read_or_refused(tmp_path: Path, count: int) -> None:
 
     def read(data: bytes) -> str:
         path.write_bytes(data)
-        labels = noise.file(TABLE, path=path)
+        labels = given_labels.file(TABLE, path=path)
         assert labels.shape == TABLE.train.shape
         assert labels.min() >= 0 and labels.max() < len(CLASSES)
         return "read"
