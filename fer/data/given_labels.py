@@ -95,7 +95,8 @@ def annotated(table: SampleTable, *, source: str, ratio: None = None, seed: None
         known = ", ".join(table.other_labels) or "none"
         raise OtherClasses(
             f"noise.source={source}: {table.root} has no such labels beside its own (it has {known}); FER2013's come "
-            "with data=ferplus where fer2013.csv, or folders named by its classes, lie beside the votes"
+            "with data=ferplus and both fer2013.csv and fer2013new.csv in data.root, or with FER2013's class folders "
+            "and fer2013new.csv"
         )
     labels = table.other_labels[source][table.train]
     absent = np.flatnonzero(labels < 0)

@@ -32,6 +32,7 @@ from fer.config.settings import check_for_training
 from fer.errors import ConfigError, RunFailed, UserError
 from fer.files.terminal import log_to_terminal, report_errors, say
 from fer.launch import run_job, workers
+from fer.runs.protocol import protocol_named
 from fer.runs.run_folder import RunFolder, State
 
 log = logging.getLogger(__name__)
@@ -98,7 +99,7 @@ class Sweep:
                 "torchrun and srun start one job; start a sweep without them, its jobs start their own ranks"
             )
         searches = config.hydra.sweeper._target_ != _BASIC_SWEEPER
-        if searches and config.protocol != "holdout":
+        if searches and not protocol_named(config.protocol).selects:
             raise ConfigError(f"protocol={config.protocol} would search on the test set; search with protocol=holdout")
         self.started = time.time()
         self.folder = Path(config.hydra.sweep.dir)

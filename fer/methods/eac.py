@@ -102,9 +102,9 @@ class EAC(OneViewMethod):
     With ``lam=0`` and ``forward=two_pass`` the gradients are those of plain cross-entropy; the pass of the second view
     still moves the running statistics of BatchNorm, and with them the evaluation.
 
-    Differences from the released code: none in loss, gradient and statistics with ``erase="released"``, but for how
-    clean labels are known. The released code goes by the name of its label list: ``list_patition_label.txt`` is clean
-    and any other list is not. Here labels are clean if no label of the training samples is wrong, whatever
+    Differences from the released code: none in loss, gradient and statistics with ``erase="released"``, except how it
+    is decided that labels are clean. The released code goes by the name of its label list: ``list_patition_label.txt``
+    is clean and any other list is not. Here labels are clean if no label of the training samples is wrong, whatever
     ``noise`` is: with ``noise=none``, with a ratio of 0, and with ``noise=file`` of a list that changes no label, which
     the released code would take for a noisy one under another name.
 
