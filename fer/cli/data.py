@@ -83,7 +83,7 @@ def parser() -> CommandParser:
     stats_.add_argument(
         "--matrix", type=file_path, metavar="OUT.yaml",
         help="write the transition matrix as an option of the noise group: with OUT.yaml = FOLDER/noise/NAME.yaml, "
-        "fer-train --config-dir FOLDER noise=NAME draws labels from it",
+        "fer-train --config-dir FOLDER noise=NAME draws labels from it (default: not written)",
     )  # fmt: skip
     demo_.add_argument("folder", type=file_path, metavar="FOLDER", help="folder to write to")
     for name, least, default, text in (

@@ -41,7 +41,7 @@ def instance_dependent(table: SampleTable, *, ratio: float, seed: int) -> IntArr
         seed: of all draws.
 
     Raises:
-        ValueError: a ratio or seed outside its range.
+        ValueError: a ratio outside [0, 1), or a seed that is no whole number of 0 or more.
     """
     clean = table.labels[table.train]
     count, classes = len(clean), table.num_classes

@@ -48,7 +48,8 @@ class Augmentation(nn.Module):
         mean, std: per RGB channel on the 0..1 scale. Erased pixels are 0 after normalization, that is ``mean``.
 
     Raises:
-        ValueError: a parameter lies outside its range; the message names it.
+        ValueError: an interval is not [low, high], ``test_resize`` is below ``size``, or flip and noise that exclude each
+            other have probabilities of more than 1 together.
     """
 
     def __init__(

@@ -38,7 +38,7 @@ class RandomCrop(nn.Module):
         padding: width of the frame in pixels, 0 or more.
 
     Raises:
-        ValueError: a value outside its range, or images too small for the square.
+        ValueError: images too small for the square.
     """
 
     def __init__(self, size: ViewSize, *, padding: CountFrom0 = 0) -> None:
@@ -88,7 +88,7 @@ class RandomResizedCrop(nn.Module):
             largest that fits, and rounds down. For ``paddle``, ``ratio`` bounds the square of the ratio.
 
     Raises:
-        ValueError: a value outside the ranges above; the message names the key.
+        ValueError: an interval is not [low, high].
     """
 
     def __init__(

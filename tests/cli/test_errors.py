@@ -114,7 +114,7 @@ DATA = [
     ("data.on_bad_image=ignore", "on_bad_image"),
     ("data.root=nowhere", "nowhere"),
     ("~data.reader", "missing required key data.reader"),
-    ("noise=asymmetric", "asymmetric noise is defined for"),
+    ("noise=asymmetric", "noise.map: .* has no class surprise, but bar, disc, line"),
     ("method=pdls", "method.prior is for .*the data has bar, disc, line"),
     ("cache_dir=/dev/null/cache", "/dev/null/cache.*choose another with cache_dir=FOLDER"),
 ]

@@ -116,7 +116,7 @@ class FaceDataModule(L.LightningDataModule):
         votes_in_tests: give the votes of test samples.
 
     Raises:
-        ValueError: a value outside the ranges above; the message names the key.
+        ValueError: ``train_samples`` below 1, or ``holdout_share`` outside (0, 0.5].
         DatasetError: from ``setup``, all faults of the data set.
     """
 
