@@ -48,8 +48,8 @@ class Augmentation(nn.Module):
         mean, std: per RGB channel on the 0..1 scale. Erased pixels are 0 after normalization, that is ``mean``.
 
     Raises:
-        ValueError: an interval is not [low, high], ``test_resize`` is below ``size``, or flip and noise that exclude each
-            other have probabilities of more than 1 together.
+        ValueError: an interval is not [low, high], ``test_resize`` is below ``size``, or flip and noise exclude each
+            other with probabilities of more than 1 together.
     """
 
     def __init__(
