@@ -332,11 +332,15 @@ def test_hyper_parameters_are_the_plain_values_alone() -> None:
         "erase": "independent",
         "pixel_noise_on_second_view": True,
         "forward": "joint",
+        "logit_adjustment": 0.5,
     }
     saved = dict(build(**expected).hparams)
     assert saved == expected
-    assert [type(saved[name]) for name in expected] == [float, str, bool, str]
+    assert [type(saved[name]) for name in expected] == [float, str, bool, str, float]
     assert dict(build().hparams) == {
         "lam": 5.0, "erase": "shared", "pixel_noise_on_second_view": None, "forward": "two_pass",
+        "logit_adjustment": 0.0,
     }  # fmt: skip
-    assert dict(build(CrossEntropy).hparams) == {}
+    assert dict(build(CrossEntropy).hparams) == {
+        "class_weights": None, "class_weight_beta": 0.999, "logit_adjustment": 0.0,
+    }  # fmt: skip
