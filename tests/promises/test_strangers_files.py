@@ -33,7 +33,6 @@ from fer.runs.predictions import read_class_names, read_given_labels, read_predi
 from fer.runs.run_folder import RunFolder
 from fer.training.checkpoints import read_checkpoint
 from fer.training.kept_config import ReadingOptions, read_kept_config
-from fer.views.augmentation import Augmentation
 
 HEADER = "split,file,clean_label,given_label,predicted,confidence,p_a,p_b\n"
 TEXTS = ["${oc.env:HOME}", r"\${oc.env:HOME}", r"\\${oc.env:HOME}", "${a}", "${", "a\\", "${..a}", "${${a}}"]
@@ -127,8 +126,8 @@ def test_a_kept_configuration_builds_what_it_should(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", {"augment": {}})
     with pytest.raises(ConfigError, match="augment has no _target_"):
         read_kept_config(RunFolder(run), ReadingOptions(cache_dir=str(tmp_path)))
-    with pytest.raises(ValueError, match="at most"):
-        Augmentation(size=10**9)
+    with pytest.raises(ConfigError, match=r"augment\.size is 1000000000; it must be a whole number of 8 to 2048"):
+        instantiate_node({"_target_": "fer.views.augmentation.Augmentation", "size": 10**9}, "augment")
 
 
 def test_maps_are_finite_and_there(tmp_path: Path) -> None:
