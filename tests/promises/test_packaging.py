@@ -74,7 +74,7 @@ def test_wheel_holds_the_package_and_its_configuration_and_nothing_else(wheel: P
         names = {name for name in archive.namelist() if ".dist-info/" not in name}
         facts = {Path(name).name for name in archive.namelist() if ".dist-info/" in name}
     expected = {file.relative_to(PROJECT).as_posix() for file in (PROJECT / "fer").rglob("*.py")}
-    expected |= {"fer/reports/published.csv", "fer/py.typed"}
+    expected |= {"fer/reports/published.csv", "fer/models/weights/face_statistics.npz", "fer/py.typed"}
     expected |= {f"fer/conf/{file.relative_to(PROJECT / 'conf').as_posix()}" for file in _configuration()}
     assert names >= expected, "missing"
     assert names <= expected, "packed, but not part of the package: narrow down [tool.hatch.build.targets.wheel]"
