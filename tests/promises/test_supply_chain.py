@@ -90,7 +90,7 @@ def test_no_command_asks_another_machine(
     steps = {
         "train": [*overrides, "trainer.max_epochs=1", "output_dir=.", "hydra.run.dir=run"],
         "report": ["run", "--plots", "plots", "--figures", "figures"],
-        "predict": ["run=run", f"images={face}", "detect=off", "accelerator=cpu", "output=faces.csv"],
+        "predict": [str(face), "--run", "run", "--detect", "off", "--device", "cpu", "--output", "faces.csv"],
     }
     program = "import sys\n" + "".join(
         f"import fer.cli.{module}; sys.argv = {[module, *arguments]!r}; fer.cli.{module}.main()\n"
