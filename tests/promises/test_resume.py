@@ -132,7 +132,7 @@ def test_reestimated_statistics_survive_an_interruption(undisturbed: Path, train
     assert [each["train/loss"] for each in ours] == [each["train/loss"] for each in theirs]
     assert [each["test/acc"] for each in ours] != [each["test/acc"] for each in theirs]
     result = RunFolder(tmp_path / "whole").result()
-    assert result["evaluation"] == {"batch_norm": "reestimated", "batches": 3}
+    assert result["evaluation"] == {"batch_norm": "reestimated", "batches": 3, "labels": "majority", "share": 0.3}
     settings = read_kept_config(RunFolder(tmp_path / "whole"), ReadingOptions())
     tested = evaluate(settings, RunFolder(tmp_path / "whole"))
     assert tested == {name: value for name, value in ours[-1].items() if name.startswith("test/")}
