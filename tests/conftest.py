@@ -51,7 +51,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
-    """Of a suite that is traced only tests marked ``measured`` are, and processes that they start: it costs time."""
+    """Trace only tests marked ``measured``, and the processes that they start, because tracing costs time."""
     if not item.config.getoption("cov_source", None) or item.get_closest_marker("measured"):
         return (yield)
     tracers, for_processes = (sys.gettrace(), threading.gettrace()), os.environ.pop(FOR_PROCESSES, None)

@@ -22,7 +22,7 @@ class FineTuning:
     layer_decay: float = 1.0
     """Learning rate of a stage over that of the stage after it, above 0 and at most 1; see ``stages``."""
     frozen_batch_norm: bool = False
-    """Whether all BatchNorm of the backbone stays in evaluation mode; its scales and shifts still learn."""
+    """True if all BatchNorm of the backbone stays in evaluation mode; its scales and shifts still learn."""
 
     def apply(self, backbone: nn.Module) -> None:
         """Prepare a backbone, in place.

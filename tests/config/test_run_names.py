@@ -47,7 +47,7 @@ def run_dirs_of_command(folder: Path, *arguments: str) -> list[str]:
 
 
 def root_with(overrides: Sequence[str], ratio: object = 0.3, lam: object = 5.0) -> DictConfig:
-    """As much of a composed configuration as a name is made of."""
+    """Build the part of a composed configuration that names are made of."""
     choices = {"method": "eac", "backbone": "resnet18", "noise": "symmetric", "data": "raf_db"}
     return OmegaConf.create({
         "noise": {"ratio": ratio},

@@ -1,4 +1,4 @@
-"""What the data module serves: which samples are trained on, which held out, and what is refused."""
+"""The data module: samples that are trained on, samples that are held out, and refused settings."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def test_what_cannot_be_served_is_refused(options: dict[str, Any], message: str,
 
 
 def test_every_epoch_of_a_training_has_an_order_of_its_own(train: Train, tmp_path: Path) -> None:
-    """As Lightning drives the sampler, which it has to find in the loader."""
+    """Lightning finds the sampler in the loader and tells it the epoch."""
     shown = tmp_path / "shown.txt"
     train(tmp_path / "run", "+callbacks.shown._target_=test_datamodule.NoteOrder", f"+callbacks.shown.file={shown}")
     orders = [[int(row) for row in line.split()] for line in shown.read_text().splitlines()]

@@ -1,4 +1,4 @@
-"""Where RAF-DB does not lie as expected, the message says what was found beside what was expected."""
+"""The message about an unexpected layout of RAF-DB says what was found and what was expected."""
 
 from __future__ import annotations
 

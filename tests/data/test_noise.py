@@ -160,7 +160,7 @@ def test_asymmetric_noise_needs_the_seven_expressions() -> None:
 
 
 def test_the_map_of_soft_is_that_of_its_published_list(shared: Path) -> None:
-    """Of seven classes each goes to one other in the list."""
+    """Each class of the list changes to exactly one other class."""
     entries = {}
     for name, folder in (("list_patition_label.txt", "raf_labels"), ("soft_asymmetric_03.txt", "noise_lists")):
         lines, faults = read_label_list(shared / "data" / folder / name, CLASS_NAMES)
@@ -213,7 +213,7 @@ def test_instance_noise_has_the_share_of_the_truncated_normal(ratio: float, mean
 
 
 def test_equal_pictures_of_a_class_are_mistaken_for_the_same_class(pictures: SampleTable) -> None:
-    """Of a picture that is there twice, both copies are of one class, and so are their wrong labels."""
+    """Two copies of a picture have one class, and mostly the same wrong label."""
     given_noisy = instance_dependent(pictures, ratio=0.7, seed=0)
     wrong = (given_noisy != pictures.labels).reshape(2, 600).all(0)
     assert wrong.sum() > 200

@@ -102,7 +102,7 @@ def test_an_uneven_batch_size_is_refused_with_what_to_choose(batch_size: int, wo
 # Draws by class
 
 COUNTS = {0: 170, 2: 20, 5: 10}
-"""Of labels; the other classes have no sample."""
+"""Samples by label; other classes have none."""
 MEMBERS = np.repeat([*COUNTS], [*COUNTS.values()])
 PLACES = 1000 + np.random.default_rng(0).permutation(len(MEMBERS))
 """Row of each sample."""

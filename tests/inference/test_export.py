@@ -61,7 +61,7 @@ def test_the_file_says_what_torch_says(method: str, runs: dict[str, RunFolder], 
 
 
 def test_other_programs_can_use_the_file_by_its_metadata(exported: Path, runs: dict[str, RunFolder]) -> None:
-    """With nothing but onnxruntime and numpy: prepare an image as the metadata says and get the run's logits."""
+    """An image prepared as the metadata says gives the run's logits, with onnxruntime and NumPy alone."""
     session = onnxruntime.InferenceSession(exported, providers=["CPUExecutionProvider"])
     facts = {key: json.loads(text) for key, text in session.get_modelmeta().custom_metadata_map.items()}
     assert facts["class_names"][0] == "Surprise" and facts["image_size"] == 100 and facts["view_size"] == 32

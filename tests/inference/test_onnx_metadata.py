@@ -1,4 +1,4 @@
-"""What an exported file says of itself is checked before it is used."""
+"""Metadata of an exported file is checked before it is used."""
 
 from __future__ import annotations
 

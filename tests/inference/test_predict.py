@@ -55,7 +55,7 @@ def test_every_face_is_found_where_it_is(run: RunFolder, group: Path, tmp_path: 
 
 
 def test_faces_cut_out_already_get_the_probabilities_of_the_run(run: RunFolder, tmp_path: Path) -> None:
-    """What the run has written of its own test faces, to the last digit."""
+    """The probabilities equal those in the run's predictions to the last digit."""
     root = Path(run.config()["data"]["root"])
     expected = [row for row in rows(run.predictions_file) if row["split"] == "test"]
     images = [next(root.rglob(f"{Path(row['file']).stem}*.jpg")) for row in expected]
@@ -94,7 +94,7 @@ def test_alignment_finds_the_similarity_and_nothing_else(
 
 
 def test_in_strips_and_tiny_pictures_no_face_is_made_up() -> None:
-    """Where an edge is short, OpenCV's detector reads memory that is not the picture's."""
+    """OpenCV's detector reads memory outside a picture with a short edge."""
     detector, noise = FaceDetector(), np.random.default_rng(0)
     for _ in range(20):
         for height, width in ((16, 16), (32, 32), (32, 320), (320, 32), (100, 20)):

@@ -75,7 +75,7 @@ def upload(page: Any, file: Path) -> None:
 
 
 def probabilities(page: Any) -> dict[str, float]:
-    """What the bars say."""
+    """Read the probabilities that the bars show."""
     bars = page.get_by_role("meter").all()
     return {bar.get_attribute("aria-label"): float(bar.get_attribute("value")) for bar in bars}
 

@@ -1,4 +1,4 @@
-"""What a launcher reserves for each job follows from the devices that the jobs ask for."""
+"""Resources that a launcher reserves for each job follow from the devices that the jobs ask for."""
 
 from __future__ import annotations
 

@@ -91,7 +91,7 @@ def test_a_job_of_a_sweep_is_the_run_that_its_command_alone_would_be(
 def test_a_sweep_over_folders_of_other_runs_is_refused_with_the_difference(
     grid: Ended, overrides: list[str], tmp_path: Path
 ) -> None:
-    """As after a change of a default: no name tells of it."""
+    """A changed default is in no folder's name."""
     output = shutil.copytree(grid.folder / "out", tmp_path / "out")
     changed = run_folders(output)[-1] / "config.yaml"
     changed.write_text(changed.read_text().replace("lam: 5.0", "lam: 4.0"))
@@ -133,7 +133,7 @@ def test_a_sweep_inside_of_torchrun_is_refused(overrides: list[str], tmp_path: P
 
 
 def test_options_chosen_by_a_pattern_are_jobs_as_others(overrides: list[str], tmp_path: Path) -> None:
-    """Also those that the first process can tell to fail."""
+    """A method whose failure is known before it starts is a job too."""
     failed = run(["-m", *overrides, "method=glob(*)", "trainer.max_epochs=0", "output_dir=out"], tmp_path)
     assert failed.status == 1
     methods = sorted(option.stem for option in (PROJECT / "conf/method").glob("*.yaml"))
@@ -154,7 +154,7 @@ def test_one_job_is_counted_in_the_singular(overrides: list[str], tmp_path: Path
 class Faulty(NamedTuple):
     first: Ended
     files: dict[Path, tuple[int, bytes]]
-    """What the first command left behind."""
+    """Files that the first command left: time of change and content."""
     again: Ended
     """The same command after the causes of two failures have gone."""
 
@@ -163,7 +163,7 @@ class Faulty(NamedTuple):
         return RunFolder(folder)
 
     def errors(self, name: str) -> list[str]:
-        """Of the first command."""
+        """Read the error that a job of the first command left."""
         return self.files[self.folder(name).error_file][1].decode().splitlines()
 
 

@@ -1,4 +1,4 @@
-"""How a rank and the agent of several ranks end: what they return, raise, and leave in the run folder."""
+"""The end of a rank and of the agent of several ranks: results, errors and files in the run folder."""
 
 from __future__ import annotations
 

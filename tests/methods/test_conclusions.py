@@ -1,4 +1,4 @@
-"""What a method concludes about its training labels stands in their rows of ``predictions.csv``."""
+"""Conclusions of a method about its training labels stand in their rows of ``predictions.csv``."""
 
 from __future__ import annotations
 

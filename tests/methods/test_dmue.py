@@ -40,7 +40,7 @@ def test_similarities_have_rows_of_unit_length() -> None:
 
 
 def steady(**values: Any) -> Any:
-    """In evaluation mode, so that a second pass gives the same."""
+    """Build the method in evaluation mode, so that a second pass gives the same."""
     return build(DMUE, passes="joint", **values).eval()
 
 
@@ -91,7 +91,7 @@ VIEWS = torch.randn(12, 3, 32, 32, dtype=torch.float64, generator=torch.Generato
 LABELS = torch.tensor([0, 1, 2, 3, 4, 0, 1, 2, 3, 4, 2, 4])
 FEATURES = 48
 KEPT = torch.rand(CLASSES + 1, 12, FEATURES, generator=torch.Generator().manual_seed(9)) < 0.5
-"""What dropout leaves, in the branches' order, the target branch's last."""
+"""Features that dropout keeps, in the branches' order, the target branch's last."""
 
 
 class GivenDropout(nn.Module):

@@ -24,7 +24,7 @@ VIEW = torch.randn(6, 3, 32, 32, dtype=torch.float64, generator=torch.Generator(
 
 
 def steady(method: Any, **values: Any) -> Any:
-    """In evaluation mode, so that a second pass gives the same."""
+    """Build the method in evaluation mode, so that a second pass gives the same."""
     return build(method, **values).eval()
 
 

@@ -24,7 +24,7 @@ from fer.methods.eac import EAC
 COUNTS = [17, 1, 0, 6]
 LABELS = torch.tensor([label for label, count in enumerate(COUNTS) for _ in range(count)])
 GIVEN = [2, 1, 1, 1, 1]
-"""Of the labels in ``small_methods``."""
+"""Samples by class in ``small_methods``."""
 
 
 def test_balanced_weights_make_classes_weigh_alike() -> None:

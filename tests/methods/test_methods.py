@@ -1,4 +1,4 @@
-"""What every method promises, whichever it is: a resumed run is the uninterrupted one. (On ranks: the file beside.)"""
+"""Promises of every method: a resumed run equals the uninterrupted one. (On ranks: the file beside.)"""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.interruptions import PowerCut, records
+from support.interruptions import PowerCut, cut_in, records
 from support.maps import assert_same_maps
 from support.method_overrides import METHODS, overrides_of
 from support.project import Train
@@ -23,8 +23,7 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(method: str, train: Tra
         train(
             tmp_path / "cut",
             *overrides,
-            "+callbacks.cut._target_=support.interruptions.CutPower",
-            "+callbacks.cut.epoch=2",
+            *cut_in(2),
         )
     train(tmp_path / "cut", *overrides)
     assert records(tmp_path / "cut") == records(tmp_path / "whole")

@@ -22,7 +22,7 @@ from fer.training.kept_config import ReadingOptions, read_kept_config
 
 
 def train(folder: Path, overrides: list[str], *more: str) -> dict[str, Any]:
-    """As the fixture of that name, without its noise."""
+    """Train as the fixture of that name does, without its noise."""
     values = [value for value in overrides if not value.startswith("noise")]
     return run_job.run(compose([*values, "method.erase=released", *more]), folder, CHOICES)  # type: ignore[return-value]
 

@@ -46,7 +46,7 @@ def batches(samples: int) -> tuple[Tensor, Tensor]:
 
 
 def outcome(net: nn.Sequential, images: list[Tensor], gradients: list[Tensor]) -> Outcome:
-    """What training steps on (n, C, H, W) leave behind."""
+    """Take training steps on (n, C, H, W) and collect outputs, gradients and statistics."""
     outputs, inputs = [], []
     for image, gradient in zip(images, gradients, strict=True):
         leaf = image.detach().requires_grad_()
@@ -60,7 +60,7 @@ def outcome(net: nn.Sequential, images: list[Tensor], gradients: list[Tensor]) -
 
 
 def outcome_of_rank(dtype: torch.dtype, per_view: bool, channels_last: bool, shares: list[int]) -> tuple[Outcome, bool]:
-    """With every step as one joint batch of both views, or each view as a batch of its own."""
+    """Take the steps on this rank, as one joint batch of both views or as a batch for each view."""
     net = network(dtype)
     if per_view:
         keep_views_apart(net)

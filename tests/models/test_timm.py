@@ -103,7 +103,7 @@ def test_without_timm_the_message_says_how_to_get_it(monkeypatch: pytest.MonkeyP
 
 
 def test_every_layer_is_trained() -> None:
-    """What stands behind the map is gone; convnext's head would keep a norm that no gradient reaches."""
+    """Layers behind the map are removed; a gradient would not reach the norm in convnext's head."""
     backbone = timm_backbone(name="convnext_atto", image_size=64)
     backbone(torch.rand(2, 3, 64, 64)).sum().backward()
     assert backbone.training and all(parameter.grad is not None for parameter in backbone.parameters())

@@ -25,7 +25,7 @@ NO_TENSORS, CUT, NO_CALL = "holds no tensors", "more bytes should follow", "and 
 
 
 def outcome_of_loading(path: Path) -> str:
-    """What is said of a file by a process that may use two seconds and 200 MB more than it has."""
+    """Load a file in a process that may use two more seconds and 200 MB, and return its message."""
     context = multiprocessing.get_context("fork")
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_load, args=(path, sender))

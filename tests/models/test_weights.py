@@ -364,7 +364,7 @@ def test_a_path_that_cannot_be_looked_at_is_refused_by_name(path: str) -> None:
 
 
 def python_2_pickle(arrays: dict[str, np.ndarray[Any, Any]]) -> bytes:
-    """What Python 2 and the NumPy of its days write with protocol 2: byte strings, numpy.core, old-style booleans."""
+    """A pickle as Python 2 and its NumPy write it with protocol 2: byte strings, numpy.core, old-style booleans."""
 
     def string(value: bytes) -> bytes:
         return b"U" + bytes([len(value)]) + value if len(value) < 256 else b"T" + struct.pack("<i", len(value)) + value

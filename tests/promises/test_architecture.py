@@ -1,4 +1,4 @@
-"""Who may import whom, read off the import statements."""
+"""Rules of who may import whom, checked on the import statements."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Import(NamedTuple):
     module: str
     """Dotted name of what is imported; of ``from fer import launch`` this is ``fer.launch``."""
     at_start: bool
-    """Whether it runs when the importing module is imported, and not in a function or for type checkers only."""
+    """True if it runs when the importing module is imported; false in a function or for type checkers only."""
 
 
 def module_name(path: Path) -> str:

@@ -20,7 +20,7 @@ import pytest
 import torch
 from PIL import Image
 from support.disk_limits import LAST, lift_limit, room_for
-from support.interruptions import PowerCut, assert_same_outcome, records
+from support.interruptions import PowerCut, assert_same_outcome, cut_in, records
 from support.project import CHOICES, PROJECT
 from support.ranks import Ranks
 from support.spoiling import spoil
@@ -227,7 +227,7 @@ def test_ranks_without_a_sample_take_part(
 
 
 class Kill(L.Callback):
-    """In the middle of the second epoch kills rank 1, or the process that started the ranks; only once.
+    """Kills rank 1, or the process that started the ranks, in the middle of the second epoch; only once.
 
     Args:
         diary: a folder where every rank leaves the number of its process when it happens.
@@ -295,7 +295,7 @@ def test_interrupted_run_resumes_to_the_same_result(
         ranks[2](
             train,
             folder.path,
-            [*on_two, "+callbacks.cut._target_=support.interruptions.CutPower", f"+callbacks.cut.epoch={epoch}"],
+            [*on_two, *cut_in(epoch)],
         )
     assert folder.state == "incomplete" and len(folder.records()) == epoch
     ranks[2](train, folder.path, on_two)

@@ -82,7 +82,7 @@ def encoded(text: str, random: Random) -> bytes:
 
 
 def edited(data: bytes, random: Random) -> bytes:
-    """With a few bytes changed, cut out or repeated."""
+    """Change, cut out or repeat a few bytes."""
     for _ in range(random.randint(1, 3)):
         start = random.randint(0, len(data))
         end = min(len(data), start + random.choice([0, 1, 1, 2, 4, 8, 50]))
@@ -178,7 +178,7 @@ def pickled(random: Random, good: list[bytes] = PICKLES) -> bytes:
 
 
 def assert_admitted(value: object) -> None:
-    """Only what a pickle of arrays may hold."""
+    """Check that a value holds only what a pickle of arrays may hold."""
     waiting, seen = [value], set[int]()
     while waiting:
         found = waiting.pop()
@@ -312,7 +312,7 @@ def override(random: Random) -> str:
 
 
 def checked(config: DictConfig) -> str:
-    """What a command does with a composed job before it looks for data."""
+    """Check a composed job as a command does before it looks for data."""
     choices = OmegaConf.to_container(config.hydra.runtime.choices)
     folder = config.hydra.run.dir
     assert isinstance(folder, str)

@@ -51,7 +51,7 @@ COMMANDS = {"os.system", "subprocess.Popen", "os.exec", "os.posix_spawn", "os.fo
 
 
 class Watch:
-    """What the process does while it is on: programs that are started, and files written outside of a folder."""
+    """Record of programs that the process starts, and of files that it writes outside a folder."""
 
     def __init__(self) -> None:
         self.folder: Path | None = None

@@ -1,4 +1,4 @@
-"""What only a GPU can show; skipped without one. ``FER_TEST_ACCELERATOR=gpu`` moves the other tests there."""
+"""Tests that need a GPU; skipped without one. ``FER_TEST_ACCELERATOR=gpu`` moves the other tests there."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ COMPILED = [["compile=true"], ["compile=reduce-overhead"], ["compile=reduce-over
 
 
 class WatchGpu(Watch):
-    """As the driver sees it."""
+    """Memory of the GPU as the driver sees it."""
 
     def _start(self) -> None:
         self.caught = warnings.catch_warnings(record=True)

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from support.interruptions import PowerCut, assert_same_outcome
+from support.interruptions import PowerCut, assert_same_outcome, cut_in
 from support.moments import Moments, ended
 from support.project import Train
 
@@ -112,7 +112,7 @@ def test_killed_in_the_middle_of_a_write(
     start = tmp_path / "start"
     if begun == "after the first epoch":
         with pytest.raises(PowerCut):
-            train(start, HOLDOUT, "+callbacks.cut._target_=support.interruptions.CutPower", "+callbacks.cut.epoch=1")
+            train(start, HOLDOUT, *cut_in(1))
     elif begun == "after the last epoch":
         shutil.copytree(undisturbed, start)
         (start / "result.json").unlink()

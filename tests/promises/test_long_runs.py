@@ -19,7 +19,7 @@ MEBIBYTE = 2**20
 
 
 class Footprint(NamedTuple):
-    """What a process holds of its machine."""
+    """Resources of the machine that a process holds."""
 
     memory: int
     """Bytes that are resident and its own, not those of mapped files."""

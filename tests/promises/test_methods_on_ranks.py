@@ -1,4 +1,4 @@
-"""What every method promises on several devices: ranks agree, and end together when one of them is asked to."""
+"""Promises of every method on several devices: ranks agree, and end together when one is asked to."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_two_ranks_hold_the_same_after_every_epoch(
 def test_state_of_samples_is_that_of_the_rank_that_saw_them(
     sampling: str, overrides: list[str], ranks: dict[int, Ranks], tmp_path: Path
 ) -> None:
-    """Without augmentation and in float64, two devices hold the targets that one would.
+    """Two devices hold the targets that one would, in float64 and without augmentation.
 
     With ``balanced``, both see some samples, in one step and in several.
     """
@@ -94,7 +94,7 @@ def test_ranks_end_at_the_same_step_also_where_one_is_asked(
 
 
 def status_of(folder: Path, overrides: list[str]) -> Any:
-    """With which a rank ends."""
+    """Train as a rank and return its exit status."""
     with pytest.raises(SystemExit) as stop:
         train_as_rank(folder, overrides)
     return stop.value.code

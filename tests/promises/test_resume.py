@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
-from support.interruptions import EPOCHS, PowerCut, assert_same_outcome, records
+from support.interruptions import EPOCHS, PowerCut, assert_same_outcome, cut_in, records
 from support.project import CHOICES, PROJECT, Train
 from support.sweeping import Command, times_trained, wait_until
 
@@ -42,7 +42,7 @@ def test_interrupted_at_any_epoch_resumes_to_the_same_result(
 ) -> None:
     folder = tmp_path / "cut"
     with pytest.raises(PowerCut):
-        train(folder, "+callbacks.cut._target_=support.interruptions.CutPower", f"+callbacks.cut.epoch={epoch}")
+        train(folder, *cut_in(epoch))
     assert len(records(folder)) == epoch
     assert RunFolder(folder).state == "incomplete"
     train(folder)
@@ -54,7 +54,7 @@ def test_record_without_its_checkpoint_is_written_again(undisturbed: Path, train
     """A crash between the two leaves one record too many, or half of one."""
     folder = tmp_path / "cut"
     with pytest.raises(PowerCut):
-        train(folder, "+callbacks.cut._target_=support.interruptions.CutPower", "+callbacks.cut.epoch=2")
+        train(folder, *cut_in(2))
     with (folder / "records.jsonl").open("a") as stream:
         stream.write(json.dumps({"epoch": 2, "test/acc": 0.5, "seconds": 1.0}) + "\n")
         stream.write('{"epoch": 3, "test/a')
@@ -123,8 +123,7 @@ def test_reestimated_statistics_survive_an_interruption(undisturbed: Path, train
         train(
             tmp_path / "cut",
             *values,
-            "+callbacks.cut._target_=support.interruptions.CutPower",
-            "+callbacks.cut.epoch=1",
+            *cut_in(1),
         )
     train(tmp_path / "cut", *values)
     assert_same_outcome(tmp_path / "cut", tmp_path / "whole")

@@ -105,7 +105,7 @@ with report_errors("train"):
 def test_a_read_only_folder_is_refused_at_the_start(
     state: str, overrides: list[str], interrupted: Path, tmp_path: Path
 ) -> None:
-    """As on a file system that is mounted so: to the superuser, permissions say nothing."""
+    """The folder is mounted read-only, because permissions do not bind the superuser."""
     if os.geteuid() != 0 or shutil.which("unshare") is None:
         pytest.skip("needs root and unshare, to mount a folder read-only for one process")
     folder = interrupted if state == "incomplete" else tmp_path / "new"

@@ -356,7 +356,7 @@ def test_a_checkpoint_with_values_of_no_network_is_refused(run: Path, tmp_path: 
 
 
 def test_the_own_template_is_used(run: Path, tmp_path: Path) -> None:
-    """What the tests above refuse is not refused of an honest run."""
+    """An honest run passes every check that refuses the runs above."""
     assert read_in_every_way(run, tmp_path) == []
     assert RunModel(RunFolder(run), "cpu", options(tmp_path)).face_template(FaceDetector()).shape == (
         STANDARD_TEMPLATE.shape

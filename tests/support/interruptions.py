@@ -26,6 +26,11 @@ class CutPower(L.Callback):
 EPOCHS = 3
 
 
+def cut_in(epoch: int) -> list[str]:
+    """Write the overrides that end a training in the middle of an epoch, counted from 0, with a ``PowerCut``."""
+    return ["+callbacks.cut._target_=support.interruptions.CutPower", f"+callbacks.cut.epoch={epoch}"]
+
+
 class PowerCut(BaseException):
     """An interruption that the program cannot catch and record as an error."""
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.interruptions import PowerCut, assert_same_outcome, records
+from support.interruptions import PowerCut, assert_same_outcome, cut_in, records
 from support.method_overrides import overrides_of
 from support.project import Train
 from support.terminations import terminated
@@ -24,7 +24,7 @@ def test_an_interrupted_fine_tuning_ends_as_an_uninterrupted_one(method: str, tr
     with pytest.raises(SystemExit):
         train(tmp_path / "cut", *given, *terminated(1, 1))
     with pytest.raises(PowerCut):
-        cut = ["+callbacks.cut._target_=support.interruptions.CutPower", "+callbacks.cut.epoch=2"]
+        cut = [*cut_in(2)]
         train(tmp_path / "cut", *given, *cut)
     train(tmp_path / "cut", *given)
     assert_same_outcome(tmp_path / "cut", tmp_path / "whole")

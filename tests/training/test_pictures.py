@@ -1,4 +1,4 @@
-"""What a run shows of itself while it trains, in real event files; and that training is the same without."""
+"""Pictures of a run in real event files; training is the same without them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a person sees of a training run."""
+"""Log lines and progress bar of a training run."""
 
 from __future__ import annotations
 

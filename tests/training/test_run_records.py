@@ -1,4 +1,4 @@
-"""What a run leaves behind, and which epochs make its result."""
+"""Files of a run, and the epochs that make its result."""
 
 from __future__ import annotations
 

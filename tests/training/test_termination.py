@@ -25,7 +25,7 @@ from fer.runs.run_folder import RunFolder, RunFolderError
 from fer.training.callbacks.progress_bar import epochs_behind
 
 STEPS = 4
-"""Of an epoch."""
+"""Steps of an epoch."""
 LAST = Path("checkpoints", "last.ckpt")
 
 
@@ -169,7 +169,7 @@ def test_a_damaged_checkpoint_is_named_and_kept(share: float, undisturbed: Path,
 
 
 class FillDisk(L.Callback):
-    """From the second epoch's first step on no file may grow beyond what a small file takes."""
+    """Limits the size of files from the second epoch's first step on."""
 
     def on_train_batch_start(self, trainer: L.Trainer, *_: Any) -> None:
         if trainer.current_epoch == 1:

@@ -25,7 +25,7 @@ def image_of(seed: int = 0, height: int = 14, width: int = 12) -> Tensor:
 
 
 def by_table(channel: list[int], name: str, level: float, mean: float) -> list[int]:
-    """What a value of a channel becomes, for operations that look at nothing else."""
+    """Map each value of a channel, for operations that look at nothing else."""
     factor, counts = 0.1 + 1.8 * level / 10, Counter(channel)
     low, high = min(channel), max(channel)
     table = list(range(256))
@@ -47,7 +47,7 @@ def by_table(channel: list[int], name: str, level: float, mean: float) -> list[i
 
 
 def by_pixel(image: Tensor, name: str, level: float, sign: float) -> Tensor:
-    """What every pixel becomes, for the other operations."""
+    """Map every pixel, for the other operations."""
     share, (channels, height, width) = level / 10, image.shape
     pixels = image.tolist()
     out = image.clone()

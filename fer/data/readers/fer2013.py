@@ -8,7 +8,6 @@ from __future__ import annotations
 import csv
 import hashlib
 import logging
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +26,7 @@ log = logging.getLogger(__name__)
 
 PIXELS_FILE = "fer2013.csv"
 CLASS_NAMES = ("Anger", "Disgust", "Fear", "Happiness", "Sadness", "Surprise", "Neutral")
-"""In the order of FER2013's labels 0 to 6."""
+"""Classes in the order of FER2013's labels 0 to 6."""
 USAGES = ("Training", "PublicTest", "PrivateTest")
 ROWS = 35_887
 """Lines of the complete ``fer2013.csv`` without its header."""
@@ -196,8 +195,3 @@ def _parsed(line: list[str], order: Mapping[str, int]) -> tuple[str | None, int,
     if values.min() < 0 or values.max() > 255:
         return "a pixel lies outside 0 to 255", -1, "", nothing
     return None, int(emotion), usage, values.astype(np.uint8).reshape(_EDGE, _EDGE)
-
-
-def repeated(names: list[str]) -> set[str]:
-    """Find the names that occur more than once."""
-    return {name for name, count in Counter(names).items() if count > 1}

@@ -25,7 +25,7 @@ from fer.files.regular import open_regular_text
 
 VOTES_FILE = "fer2013new.csv"
 CLASS_NAMES = ("Neutral", "Happiness", "Surprise", "Sadness", "Anger", "Disgust", "Fear", "Contempt")
-"""In the order of the vote columns, which go on with unknown and not a face."""
+"""Classes in the order of the vote columns; two more columns count unknown and not a face."""
 COLUMNS = 10
 FOLDERS = {"FER2013Train": "Training", "FER2013Valid": "PublicTest", "FER2013Test": "PrivateTest"}
 WITHOUT_FACE = 176

@@ -69,7 +69,7 @@ class Method(L.LightningModule):
     """
 
     views: int = 1
-    """How many views of a face ``loss`` gets: 1 or 2."""
+    """Number of views of a face that ``loss`` gets: 1 or 2."""
     takes_soft_labels: bool = False
     """True if ``loss`` uses ``batch.target`` and so learns from ``votes``; others are refused with soft_labels=true."""
     follows_total_epochs: bool = False
@@ -78,8 +78,8 @@ class Method(L.LightningModule):
     def __init__(self, setting: Setting) -> None:
         super().__init__()
         if setting.soft_labels and not self.takes_soft_labels:
-            raise ValueError(f"soft_labels=true: {type(self).__name__} learns from one label per face; use method=ce, "
-                             "label_smoothing, pdls or lde")  # fmt: skip
+            raise ValueError(f"soft_labels=true: {type(self).__name__} learns from one label per face; "
+                             "docs/data.md names the methods that take votes")  # fmt: skip
         self.save_hyperparameters(ignore=["setting"], logger=False)
         self.enough_votes = setting.enough_votes
         self.network = setting.build_network()

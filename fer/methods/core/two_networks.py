@@ -50,10 +50,6 @@ class TwoNetworks(Method):
 
         return over_training_samples(self, probabilities, augmented=augmented).transpose(0, 1)
 
-    def of_given_label(self, probabilities: Tensor) -> Tensor:
-        """Pick each sample's given-label probability: (2, N, K) to (2, N)."""
-        return probabilities.gather(2, self.given_labels[None, :, None].expand(2, -1, 1))[:, :, 0]
-
 
 def mean_of(values: Tensor, chosen: Tensor) -> Tensor:
     """Mean of the values (B,) that a mask chooses; 0 where it chooses none."""

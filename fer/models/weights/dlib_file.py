@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 CHANNELS = (32, 64, 128, 256, 256)
-"""Of the five stages."""
+"""Channels of the five stages."""
 BLOCKS = (3, 4, 3, 3, 1)
 """Residual blocks of the five stages; the first of every stage but the first halves the map."""
 
