@@ -34,8 +34,6 @@ from fer.errors import UserError
 from fer.reports.run_summary import print_run
 from fer.runs.run_folder import RunFolder
 
-pytestmark = pytest.mark.measured
-
 LIST = "list_patition_label.txt"
 TRAIN = [f"train_{number:05d}.jpg" for number in range(1, 7)]
 TEST = [f"test_{number:04d}.jpg" for number in range(1, 4)]

@@ -22,8 +22,6 @@ from fer.data.loading.samplers import RankBatches
 from fer.data.readers import folder
 from fer.views.batch import Batch
 
-pytestmark = pytest.mark.measured
-
 
 def module(root: Path, **options: Any) -> FaceDataModule:
     made = FaceDataModule(

@@ -13,8 +13,6 @@ from PIL import Image
 from fer.data.readers import demo, raf_db
 from fer.data.table import DatasetError
 
-pytestmark = pytest.mark.measured
-
 COUNTS = {"train": 12, "test": 5}
 
 

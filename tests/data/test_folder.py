@@ -13,8 +13,6 @@ from hypothesis import strategies as st
 from fer.data.readers import folder
 from fer.data.table import DatasetError
 
-pytestmark = pytest.mark.measured
-
 
 def put(path: Path, content: bytes = b"image") -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)

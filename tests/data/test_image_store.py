@@ -28,8 +28,6 @@ from fer.data.images.store import ImageStore
 from fer.data.table import DatasetError
 from fer.errors import ConfigError
 
-pytestmark = pytest.mark.measured
-
 
 def encoded(kind: str) -> bytes:
     stream = io.BytesIO()

@@ -24,8 +24,6 @@ from fer.data.readers.raf_db import CLASS_NAMES
 from fer.data.table import DatasetError, SampleTable
 from fer.errors import ConfigError, OtherClasses
 
-pytestmark = pytest.mark.measured
-
 SEEDED = [noise.symmetric, noise.pair, noise.asymmetric]
 RATES = st.floats(0, 0.99)
 SEEDS = st.integers(0, 2**32)

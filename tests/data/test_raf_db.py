@@ -14,8 +14,6 @@ from hypothesis import strategies as st
 from fer.data.readers import raf_db
 from fer.data.table import MAX_FAULTS_SHOWN, DatasetError
 
-pytestmark = pytest.mark.measured
-
 LINES = [*(f"train_{number:05d}.jpg {number}" for number in range(1, 8)), "test_0001.jpg 4", "test_0002.jpg 1"]
 
 

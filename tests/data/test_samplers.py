@@ -13,8 +13,6 @@ from scipy.stats import chisquare
 
 from fer.data.loading.samplers import ClassDraw, RankBatches
 
-pytestmark = pytest.mark.measured
-
 ROWS = st.integers(0, 120).map(lambda count: np.random.default_rng(count).permutation(1000)[:count])
 SHARES, WORLDS = st.integers(1, 9), st.integers(1, 8)
 SHUFFLE_SEEDS = st.one_of(st.none(), st.integers(0, 2**40))

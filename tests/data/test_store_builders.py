@@ -16,8 +16,6 @@ from support.stored_faces import SIZE, open_store, pixels_of, table_of
 
 from fer.data.images.store import ImageStore
 
-pytestmark = pytest.mark.measured
-
 # The process says when it decodes, and then waits until "go", or "go" and its own number, lies beside the data set.
 OPEN = """
 import errno, fcntl, os, sys, time

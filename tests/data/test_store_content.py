@@ -24,8 +24,6 @@ from fer.data.images.sealed_json import read_sealed, write_sealed
 from fer.data.images.store import ImageStore
 from fer.data.table import DatasetError
 
-pytestmark = pytest.mark.measured
-
 
 @pytest.fixture
 def faces(tmp_path: Path) -> Path:

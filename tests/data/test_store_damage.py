@@ -30,8 +30,6 @@ from fer.data.images.store import ImageStore
 from fer.data.images.store_files import DamagedStoreError, array_header, facts_file
 from fer.errors import ConfigError
 
-pytestmark = pytest.mark.measured
-
 
 @pytest.fixture
 def short_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
