@@ -75,6 +75,14 @@ def report(options: argparse.Namespace) -> str:
 
         drawn = draw_figures(table, options.figures, options=ReadingOptions.of(options), shown=options.maps)
         figures, remarks = figures + drawn.files, remarks + drawn.notes
+    if options.suspects:
+        from fer.reports.label_cleaning import write_suspects
+        from fer.training.kept_config import ReadingOptions
+
+        sheets, said = write_suspects(
+            table, options.suspects, options=ReadingOptions.of(options), overwrite=options.overwrite
+        )
+        figures, remarks = figures + sheets, remarks + said
     remarks = [visible_name(remark) for remark in remarks]
     chosen = options.format or _default_format(options.output)
     if chosen == "csv":
@@ -151,6 +159,13 @@ def parser() -> CommandParser:
         help="draw maps, features, confusion, calibration and suspect labels (default: not drawn)",
     )
     add(
+        "--suspects",
+        type=file_path,
+        metavar="DIR",
+        help="of cross-validations (protocol=folds): write the labels that are probably wrong, their faces, and a "
+        "corrected list for noise=file (default: not written)",
+    )
+    add(
         "--maps",
         choices=["predicted", "given", "true"],
         default="predicted",
@@ -171,9 +186,10 @@ def parser() -> CommandParser:
     add(
         "--overwrite",
         action="store_true",
-        help="--output may replace a file that is no earlier report (default: it is refused)",
+        help="--output may replace a file that is no earlier report, --suspects a label list that differs (default: "
+        "they are refused)",
     )
-    add_reading(made, only_for="--figures")
+    add_reading(made, only_for="--figures and --suspects")
     return made
 
 

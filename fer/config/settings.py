@@ -121,6 +121,10 @@ class Settings(_Section):
     protocol: Any
     """Name of one of ``fer.runs.protocol.PROTOCOLS``."""
     holdout_share: float = 0.1
+    folds: Annotated[Count, Field(ge=2)] = 5
+    fold: WholeFrom0 = 0
+    persons: FolderPath | None = None
+    """List of who is on which image, see ``fer.data.persons``."""
     soft_labels: Truth = False
     batch_size: Count
     """Samples of a step over all devices."""
@@ -147,6 +151,18 @@ class Settings(_Section):
     logger: Node | None = None
     choices: Mapping[str, str | None] = Field(default_factory=dict)
     """Chosen option of every group."""
+
+    @model_validator(mode="after")
+    def _check_folds(self) -> Self:
+        """Refuse a fold that there is not, or that would change nothing."""
+        tests_on_fold = self.protocol == "folds"
+        if not tests_on_fold and self.fold:
+            raise ConfigError(f"fold={self.fold} needs protocol=folds; leave it out, or add that")
+        if self.fold >= self.folds:
+            raise ConfigError(f"fold is {self.fold}; it must be one of 0 to {self.folds - 1}, for folds={self.folds}")
+        if tests_on_fold and self.evaluation.labels == "any":
+            raise ConfigError("evaluation.labels=any does not go with protocol=folds: folds are tested by their labels")
+        return self
 
     @property
     def noise_ratio(self) -> Any:
@@ -256,6 +272,8 @@ _WANTED = {
 """Kinds of single keys in words; those of other keys are told by the kind of error."""
 _RANGES = {
     "seed": " of 0 or more",
+    "folds": " of 2 or more",
+    "fold": " of 0 or more",
     "num_workers": " of 0 or more",
     "max_restarts": " of 0 or more",
     "store_size": f" of 1 to {MOST_PIXELS}",

@@ -14,51 +14,15 @@ from fer.errors import UserError
 from fer.files.atomic import is_unfinished
 from fer.files.plain_data import PlainDataError
 from fer.files.visible_text import visible_name
-from fer.reports.epochs import RunEpochs, epochs_of_results, read_epochs
+from fer.reports.epochs import epochs_of_results, read_epochs
+from fer.reports.merged_folds import merge_folds
+from fer.reports.run import Run
 from fer.reports.wording import images_left_out, matches
-from fer.runs.run_folder import RunFolder, State
-
-Settings = Mapping[str, Hashable]
+from fer.runs.run_folder import RunFolder
 
 _NEEDED = {"protocol", "seed", "method", "backbone", "data", "noise"}
 # Names of presets; the other keys hold the values that presets set.
 _PRESETS = ("experiment", "sweep")
-
-
-@dataclass(frozen=True)
-class Run:
-    """Run, as its folder describes it.
-
-    ``settings`` maps dotted keys of its configuration to their values and group names to the chosen options; ``named``
-    are those keys that make it another run, without ``seed``. ``metrics`` are in percent and empty unless the run is
-    done.
-    """
-
-    path: Path
-    state: State
-    settings: Settings
-    named: frozenset[str]
-    metrics: Mapping[str, float]
-    records: Sequence[Mapping[str, Any]]
-    error: str
-    epochs: RunEpochs = field(default_factory=RunEpochs)
-    """Epochs that the metrics and the network come from."""
-    decided: Mapping[str, str] = field(default_factory=dict)
-    """Values that the method chose by the data for keys whose configuration leaves that to it."""
-    content: str | None = None
-    """Digest of the images and true labels that it was trained and tested on, once it has a stamp."""
-    clean_labels: str | None = None
-    """Digest of these true labels."""
-
-    @property
-    def seed(self) -> Hashable:
-        return self.settings["seed"]
-
-    @property
-    def identity(self) -> frozenset[tuple[str, Hashable]]:
-        """Identity of a run: equal for two runs if one repeats the other."""
-        keys = self.named | {"seed"}
-        return frozenset((key, self.settings[key]) for key in keys if self.settings[key] is not None)
 
 
 @dataclass
@@ -72,7 +36,7 @@ class Collection:
 def collect(folders: Iterable[Path], conditions: Iterable[str] = ()) -> Collection:
     """Read every run below ``folders`` that fulfills all ``conditions``, each ``key=value`` or ``key=value,value``.
 
-    Of runs that repeat each other one stays, a finished one where there is one.
+    Of runs that repeat each other one stays, a finished one where there is one. Folds of a cross-validation become one.
 
     Raises:
         UserError: a folder does not exist, a condition names no key, or no run is left.
@@ -99,7 +63,7 @@ def collect(folders: Iterable[Path], conditions: Iterable[str] = ()) -> Collecti
         reasons = "".join(f"\n  {fault}" for fault in found.faults)
         where = f" with {' and '.join(conditions)}" if everything else ""
         raise UserError(f"no run under {', '.join(map(str, folders))}{where}{reasons}")
-    found.runs = list(_without_repetitions(found))
+    found.runs = merge_folds(list(_without_repetitions(found)), found.faults)
     return found
 
 
@@ -155,7 +119,7 @@ def _decided(result: Mapping[str, Any]) -> dict[str, str]:
     return {visible_name(key): visible_name(value) for key, value in decided.items()}
 
 
-def _facts_of_the_data(folder: RunFolder) -> dict[str, str]:
+def _facts_of_the_data(folder: RunFolder) -> dict[str, Any]:
     """Read the digests that a run's stamp holds; there are none before it has one."""
     if not folder.stamp_file.is_file():
         return {}

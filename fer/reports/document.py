@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from fer.files.visible_text import tell_apart
-from fer.reports.collect import Run, epochs_by_protocol
+from fer.reports.collect import epochs_by_protocol
 from fer.reports.published import Series
+from fer.reports.run import Run
 from fer.reports.significance import Comparison, Test
 from fer.reports.table import Cell, Table, Values, unshown_keys
 from fer.reports.wording import labeled, metric_name, spell

@@ -39,6 +39,8 @@ def epochs_of_results(protocol: str, runs: Iterable[RunEpochs]) -> str:
     if PROTOCOLS[protocol].selects:
         selected = _span(run.selected for run in runs)
         return f"test of the epoch {_SELECTED}" + (f" ({selected})" if selected else "")
+    if PROTOCOLS[protocol].tests_on_fold:
+        return "every training sample tested by the network that was trained without its fold"
     known = [run for run in runs if run.averaged]
     counts = _span(run.averaged for run in known) or str(LAST_EPOCHS)
     if not known or any(run.averaged != run.trained for run in known):

@@ -10,7 +10,7 @@ from importlib import resources
 from typing import NamedTuple
 
 from fer.config.known_targets import CONFIG_DIR
-from fer.reports.collect import Run, Settings
+from fer.reports.run import Run, Settings
 from fer.reports.table import Table, Values
 
 RAF_DB_LABELS = "465ba7d8c1bbb05c722c76bfbc779c31e8eb959c75024e2206c283a7ad5eb762"

@@ -9,7 +9,8 @@ from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from fer.reports.collect import Run, Settings, check_keys
+from fer.reports.collect import check_keys
+from fer.reports.run import Run, Settings
 from fer.runs.run_folder import State
 
 Values = tuple[Hashable, ...]

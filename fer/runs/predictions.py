@@ -6,6 +6,7 @@ import csv
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,11 +14,12 @@ from numpy.typing import NDArray
 from fer.files.class_names import class_names_fault
 from fer.files.csv_files import CsvReader
 from fer.files.regular import open_regular_text
+from fer.files.visible_text import visible_name
 from fer.runs.run_folder import RunFolder, RunFolderError
 
 _COLUMNS = ("split", "file", "clean_label", "given_label", "predicted", "confidence")
 
-_Sample = tuple[str, int, int, int, float]
+_Sample = tuple[str, int, int, int, float, list[float]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,10 +31,12 @@ class SplitTable:
     clean: NDArray[np.int64]
     """True labels, (n,)."""
     given: NDArray[np.int64]
-    """Given labels, (n,); of the test split the true ones."""
+    """Given labels, (n,); of the test split the true ones, but in a fold."""
     predicted: NDArray[np.int64]
     confidence: NDArray[np.float64]
     """Probability of the predicted class, (n,)."""
+    probabilities: NDArray[np.float64]
+    """Of every class, (n, K), rounded to six digits."""
 
     def __len__(self) -> int:
         return len(self.file)
@@ -56,36 +60,33 @@ def read_class_names(folder: RunFolder) -> tuple[str, ...]:
     return names
 
 
-def read_given_labels(folder: RunFolder) -> list[int]:
-    """Read the given label of every training sample of a finished run, in the order of the table.
+class LabeledSample(NamedTuple):
+    """Line of ``noise.csv``; labels are positions among the class names."""
+
+    file: str
+    clean: int
+    given: int
+    is_trained: bool
+    """False for a sample of the fold that a run of a cross-validation is tested on."""
+
+
+def read_labels(folder: RunFolder) -> list[LabeledSample]:
+    """Read the labels of the samples of a run's training split, in the order of the table.
 
     Raises:
         RunFolderError: a file is missing or cannot be read.
     """
-    return _read_labels(folder, "given_label")
-
-
-def read_true_labels(folder: RunFolder) -> list[int]:
-    """Read the true label of every training sample of a finished run, in the order of the table.
-
-    Raises:
-        RunFolderError: a file is missing or cannot be read.
-    """
-    return _read_labels(folder, "clean_label")
-
-
-def _read_labels(folder: RunFolder, heading: str) -> list[int]:
     labels = {name: label for label, name in enumerate(read_class_names(folder))}
     lines = _lines(folder.noise_file)
     header = next(lines, [])
     misfit = f"{folder.noise_file} does not fit {folder.predictions_file}"
-    if heading not in header:
-        raise RunFolderError(f"{misfit}: there is no column {heading}; restore both")
-    column, found = header.index(heading), []
+    if header[:3] != ["file", "clean_label", "given_label"]:
+        raise RunFolderError(f"{misfit}: its columns are {', '.join(map(visible_name, header))[:100]}; restore both")
+    found = []
     for number, row in enumerate(lines, start=2):
-        if len(row) <= column or row[column] not in labels:
+        if len(row) != len(header) or not {*row[1:3]} <= labels.keys():
             raise RunFolderError(f"{misfit}: line {number} gives no class; restore both")
-        found.append(labels[row[column]])
+        found.append(LabeledSample(row[0], labels[row[1]], labels[row[2]], row[3:] != ["test"]))
     return found
 
 
@@ -130,6 +131,10 @@ def _samples(lines: Iterator[list[str]], names: Sequence[str]) -> Iterator[tuple
     if absent:
         raise ValueError(f"there is no column {' or '.join(absent)}")
     columns = [header.index(name) for name in _COLUMNS]
+    first = header.index(f"p_{names[0]}")
+    last = first + len(names)
+    if header[first:last] != [f"p_{name}" for name in names]:
+        raise ValueError("the columns of probabilities do not stand side by side")
     labels = {name: label for label, name in enumerate(names)}
     for line in lines:
         if len(line) != len(header):
@@ -138,7 +143,8 @@ def _samples(lines: Iterator[list[str]], names: Sequence[str]) -> Iterator[tuple
         if split not in ("test", "train"):
             raise ValueError(f"the split is {split!r}, which is neither test nor train")
         clean, label, predicted = (_label(name, labels) for name in given)
-        yield split, (file, clean, label, predicted, _share(confidence))
+        probabilities = [_share(field) for field in line[first:last]]
+        yield split, (file, clean, label, predicted, _share(confidence), probabilities)
 
 
 def _label(name: str, labels: Mapping[str, int]) -> int:
@@ -151,11 +157,44 @@ def _label(name: str, labels: Mapping[str, int]) -> int:
 def _share(text: str) -> float:
     value = float(text)
     if not 0 <= value <= 1:
-        raise ValueError(f"the confidence is {text}, which is not in 0..1")
+        raise ValueError(f"a probability is {text}, which is not in 0..1")
     return value
 
 
 def _table(names: tuple[str, ...], samples: Sequence[_Sample]) -> SplitTable:
-    files, *labels, confidence = zip(*samples, strict=True)
+    files, *labels, confidence, probabilities = zip(*samples, strict=True)
     clean, given, predicted = (np.array(column, dtype=np.int64) for column in labels)
-    return SplitTable(names, files, clean, given, predicted, np.array(confidence))
+    return SplitTable(names, files, clean, given, predicted, np.array(confidence), np.array(probabilities))
+
+
+def read_out_of_fold(folders: Sequence[RunFolder]) -> SplitTable:
+    """Join what the runs of a cross-validation predict for their folds: every training sample once.
+
+    Args:
+        folders: of all finished folds of one configuration and seed.
+
+    Returns:
+        The training split, in the order of the data set's list.
+
+    Raises:
+        RunFolderError: a file cannot be read, or the runs divide other samples, or the same ones in another way.
+    """
+    labels = [read_labels(folder) for folder in folders]
+    tested = [read_predictions(folder)["test"] for folder in folders]
+    first = labels[0]
+    for folder, others in zip(folders, labels, strict=True):
+        if [sample[:3] for sample in others] != [sample[:3] for sample in first]:
+            raise RunFolderError(f"{folder.path} and {folders[0].path} are folds of other samples or labels")
+    is_tested = np.array([[not sample.is_trained for sample in fold] for fold in labels])
+    if (is_tested.sum(axis=0) != 1).any() or [len(table) for table in tested] != is_tested.sum(axis=1).tolist():
+        raise RunFolderError(f"{folders[0].path} and its other folds do not test every training sample once")
+    order = np.concatenate([np.flatnonzero(fold) for fold in is_tested]).argsort()
+
+    def joined(name: str) -> Any:
+        return np.concatenate([getattr(table, name) for table in tested])[order]
+
+    files = tuple(sample.file for sample in first)
+    if tuple(joined("file")) != files or joined("given").tolist() != [sample.given for sample in first]:
+        raise RunFolderError(f"{folders[0].path} or another fold: predictions.csv does not fit noise.csv; restore both")
+    columns = [joined(name) for name in ("clean", "given", "predicted", "confidence", "probabilities")]
+    return SplitTable(tested[0].class_names, files, *columns)

@@ -22,8 +22,10 @@ class Protocol(ABC):
     """Value of ``protocol`` in the configuration."""
     evaluates: ClassVar[str]
     """``test`` or ``holdout``: the samples that are evaluated after every epoch, and the prefix of their metrics."""
-    selects: ClassVar[bool]
+    selects: ClassVar[bool] = False
     """True if held-out training samples select one epoch, which is tested once after training."""
+    tests_on_fold: ClassVar[bool] = False
+    """True if a fold of the training split takes the place of the test split."""
 
     @abstractmethod
     def tested_checkpoint(self, folder: RunFolder) -> Path:
@@ -61,7 +63,6 @@ class LastEpochs(Protocol):
 
     name = "last5"
     evaluates = "test"
-    selects = False
 
     def tested_checkpoint(self, folder: RunFolder) -> Path:
         return folder.last_checkpoint
@@ -102,7 +103,27 @@ class Holdout(Protocol):
         return result.get("metrics")
 
 
-PROTOCOLS: dict[str, Protocol] = {protocol.name: protocol for protocol in (LastEpochs(), Holdout())}
+class Folds(Protocol):
+    """Cross-validation: the network of the last epoch, tested on the fold of the training split that it has not seen.
+
+    The labels in force of the fold are what it is tested against; the data set's own test split stays unused.
+    """
+
+    name = "folds"
+    evaluates = "test"
+    tests_on_fold = True
+
+    def tested_checkpoint(self, folder: RunFolder) -> Path:
+        return folder.last_checkpoint
+
+    def headline(self, records: Sequence[Record], test: Mapping[str, float] | None) -> dict[str, Any]:
+        return {"metrics": _with_prefix(records[-1], "test/")}
+
+    def metrics_of_checkpoint(self, result: Mapping[str, Any]) -> Any:
+        return result.get("metrics")
+
+
+PROTOCOLS: dict[str, Protocol] = {protocol.name: protocol for protocol in (LastEpochs(), Holdout(), Folds())}
 
 
 def protocol_named(name: object) -> Protocol:

@@ -23,8 +23,8 @@ from fer.models.fine_tuning import FineTuning
 from fer.models.network import FaceNetwork
 
 _DATAMODULE_KEYS = (
-    "cache_dir", "image_cache", "batch_size", "train_samples", "sampling", "protocol", "holdout_share", "seed",
-    "num_workers", "soft_labels",
+    "cache_dir", "image_cache", "batch_size", "train_samples", "sampling", "protocol", "holdout_share", "folds", "fold",
+    "persons", "seed", "num_workers", "soft_labels",
 )  # fmt: skip
 
 

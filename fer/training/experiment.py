@@ -20,6 +20,7 @@ from fer.config.settings import Settings
 from fer.config.trainer_keys import keys_of_a_trial
 from fer.data.loading.datamodule import FaceDataModule
 from fer.data.noise import fingerprint, labels_digest
+from fer.data.table import IntArray
 from fer.files.atomic import write_json
 from fer.files.csv_files import write_table
 from fer.files.terminal import logging_to
@@ -236,6 +237,12 @@ def _where_to_go_on(folder: RunFolder) -> tuple[Path | None, int]:
     return folder.last_checkpoint if done else None, done
 
 
+def _true_labels(datamodule: FaceDataModule) -> IntArray:
+    """True labels of all images that are used, the same for every fold."""
+    split, test = datamodule.training_split, datamodule.test
+    return split.clean if datamodule.protocol.tests_on_fold else np.concatenate([split.clean, test.clean])
+
+
 def _origin(folder: RunFolder, resume: Path | None) -> dict[str, Any]:
     """Keep what the stamp of a run says that continues another one."""
     origin = folder.stamp().get("continued_from") if resume is not None else None
@@ -257,20 +264,22 @@ def _write_inputs(experiment: Experiment, folder: RunFolder, resume: Path | None
         log.info("%s is %s here, because %s", key, value, labels)
     folder.keep_records_before(done)
     names, table = datamodule.table.class_names, datamodule.table
-    train = datamodule.train
-    write_table(
-        folder.noise_file,
-        ["file", "clean_label", "given_label"],
-        (
-            (table.file_names[row], names[clean], names[given])
-            for row, clean, given in zip(train.rows, train.clean, train.given, strict=True)
-        ),
-    )
+    train, split = datamodule.train, datamodule.training_split
+    columns = [
+        [table.file_names[row] for row in split.rows],
+        [names[label] for label in split.clean],
+        [names[label] for label in split.given],
+    ]
+    header = ["file", "clean_label", "given_label"]
+    if datamodule.protocol.tests_on_fold:
+        columns.append(["test" if is_tested else "train" for is_tested in datamodule.is_tested])
+        header.append("split")
+    write_table(folder.noise_file, header, zip(*columns, strict=True))
     folder.write_stamp({
         "data": {"root": str(table.root), "images": datamodule.store.content_fingerprint},
         "labels": {
             "given": labels_digest(train.given),
-            "clean": labels_digest(np.concatenate([train.clean, datamodule.test.clean])),
+            "clean": labels_digest(_true_labels(datamodule)),
             "published_fingerprint": fingerprint(train.given),
             "changed": int((train.given != train.clean).sum()),
         },

@@ -19,7 +19,7 @@ from fer.errors import UserError
 from fer.files.visible_text import visible
 from fer.methods.core.method import Method
 from fer.models.weights.load import value_fault
-from fer.runs.predictions import read_class_names, read_given_labels, read_true_labels
+from fer.runs.predictions import read_class_names, read_labels
 from fer.runs.protocol import protocol_named
 from fer.runs.run_folder import RunFolder, RunFolderError
 from fer.training.build import build_data, build_method
@@ -46,14 +46,14 @@ def filled(folder: RunFolder, settings: Settings, checkpoint: Path) -> Method:
     Raises:
         RunFolderError, ConfigError: a file of the run cannot be read, or they do not fit each other.
     """
-    given = read_given_labels(folder)
-    is_clean = given == read_true_labels(folder)
+    samples = [sample for sample in read_labels(folder) if sample.is_trained]
+    is_clean = all(sample.given == sample.clean for sample in samples)
     with any_fault_named(folder):
         _check_size(settings, checkpoint)
         method = build_method(
             settings.changed(compile=False),
             read_class_names(folder),
-            torch.tensor(given),
+            torch.tensor([sample.given for sample in samples]),
             labels_are_clean=is_clean,
             for_training=False,
         )

@@ -9,7 +9,8 @@ import lightning.pytorch as L
 import torch
 from torch import Tensor, distributed
 
-from fer.data.loading.datamodule import FaceDataModule, FaceDataset
+from fer.data.loading.datamodule import FaceDataModule
+from fer.data.loading.face_dataset import FaceDataset
 from fer.methods.core.method import Method
 
 SplitPredictions = Mapping[str, Tensor]

@@ -160,7 +160,7 @@ def test_an_option_means_the_same_everywhere() -> None:
     for parser in PARSERS.values():
         for action in options(parser):
             for name in {*action.option_strings} & {*SHARED}:
-                by_name[name].add((action.help or "").removeprefix("for --figures: "))
+                by_name[name].add((action.help or "").removeprefix("for --figures and --suspects: "))
     assert all(len(meanings) == 1 for meanings in by_name.values()), by_name
 
 

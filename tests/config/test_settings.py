@@ -13,6 +13,8 @@ from omegaconf import OmegaConf
 from support.project import CHOICES, PROJECT, Train
 
 from fer.config.compose import compose, scaled_epochs
+from fer.config.settings import check_for_training
+from fer.errors import ConfigError
 from fer.launch import run_job
 from fer.runs.run_folder import RunFolder
 
@@ -90,3 +92,17 @@ def test_a_relative_root_is_kept_as_absolute_and_the_data_is_found_from_elsewher
         )
         assert done.returncode == 0, done.stderr
         assert "test/acc" in done.stdout and "differs" not in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["fold=1"], "fold=1 needs protocol=folds"),
+        (["protocol=folds", "fold=5"], "fold is 5; it must be one of 0 to 4"),
+        (["protocol=folds", "folds=1"], "folds is 1; it must be a whole number of 2 or more"),
+        (["protocol=folds", "evaluation.labels=any"], "evaluation.labels=any does not go with protocol=folds"),
+    ],
+)
+def test_a_fold_that_is_not_there_or_changes_nothing_is_refused(given: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        check_for_training(run_job.resolve(compose(given), CHOICES), ranks_exist=False)

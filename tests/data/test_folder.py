@@ -101,7 +101,7 @@ def test_links_are_followed_and_loops_end(tmp_path: Path) -> None:
     ("files", "expected"),
     [
         ([], "train: missing"),
-        (["train/a/1.jpg", "train/b/1.jpg"], "test: missing"),
+        (["test/a/1.jpg", "test/b/1.jpg"], "train: missing"),
         (["train/a/1.jpg", "test/a/1.jpg"], "at least two classes"),
         (["train/a/1.jpg", "train/b/1.jpg", "test/a/1.jpg", "test/B/1.jpg"], "test/b: missing"),
     ],

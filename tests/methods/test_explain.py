@@ -24,7 +24,7 @@ from fer.methods.dmue import DMUE
 from fer.methods.ran import RAN
 from fer.models.backbones import mobilenet_v2, resnet, tiny
 from fer.models.cam import class_activation_maps
-from fer.runs.predictions import read_given_labels
+from fer.runs.predictions import read_labels
 from fer.runs.run_folder import RunFolder, RunFolderError
 from fer.training import experiment
 from fer.training.finished_run import trained
@@ -159,4 +159,4 @@ def test_labels_that_fit_no_class_are_refused(train: Train, tmp_path: Path) -> N
     noise = tmp_path / "run" / "noise.csv"
     noise.write_text(noise.read_text().replace("disc", "dice"))
     with pytest.raises(RunFolderError, match=r"noise\.csv does not fit .*predictions\.csv"):
-        read_given_labels(RunFolder(tmp_path / "run"))
+        read_labels(RunFolder(tmp_path / "run"))

@@ -31,7 +31,7 @@ FLOORS: tuple[dict[str, tuple[str, ...]], ...] = (
 ROOMS = {room: {*below, room, "files", "errors", "ranges"} for floor in FLOORS for room, below in floor.items()}
 MAY_KNOW_HYDRA = ("fer.cli.", "fer.config.", "fer.launch.")
 # Everything else in fer.data works on files and arrays, so that the data tools start at once.
-DATA_MAY_KNOW_TORCH = {"fer.data.loading.datamodule", "fer.data.loading.samplers"}
+DATA_MAY_KNOW_TORCH = {f"fer.data.loading.{name}" for name in ("datamodule", "face_dataset", "partition", "samplers")}
 SLOW_TO_IMPORT = {"torch", "torchvision", "torchmetrics", "lightning", "tensorboard", "scipy", "sklearn", "matplotlib"}
 CATCH_ALL_NAMES = {"utils", "util", "helpers", "helper", "common", "misc"}
 MOST_LINES = 300

@@ -29,7 +29,7 @@ from fer.methods.core.metrics import EvaluationMetrics
 from fer.models.weights.weight_file import read as read_weights
 from fer.runs.cams import CamRecord, read_cam_records
 from fer.runs.output_files import Inputs, check_output
-from fer.runs.predictions import read_class_names, read_given_labels, read_predictions
+from fer.runs.predictions import read_class_names, read_labels, read_predictions
 from fer.runs.run_folder import RunFolder
 from fer.training.checkpoints import read_checkpoint
 from fer.training.kept_config import ReadingOptions, read_kept_config
@@ -55,7 +55,7 @@ READERS: dict[str, Callable[[RunFolder], object]] = {
     "config.yaml": lambda run: run.config(),
     "stamp.json": lambda run: run.stamp(),
     "predictions.csv": read_class_names,
-    "noise.csv": read_given_labels,
+    "noise.csv": read_labels,
     "checkpoints/last.ckpt": lambda run: read_checkpoint(run.last_checkpoint),
     "cams/epoch-0001.npz": read_cam_records,
 }

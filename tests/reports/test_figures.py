@@ -336,7 +336,7 @@ def test_other_data_than_the_run_was_trained_on_is_refused(runs: Path, shapes: P
         (lambda line: line.rsplit(",", 1)[0], "8 fields where the first line has 9"),
         (lambda line: line.replace("test,", "tests,", 1), "the split is 'tests'"),
         (lambda line: line.replace("bar,", "bard,", 1), "there is no class 'bard'"),
-        (lambda line: ",".join([*line.split(",")[:5], "1.5", *line.split(",")[6:]]), "the confidence is 1.5"),
+        (lambda line: ",".join([*line.split(",")[:5], "1.5", *line.split(",")[6:]]), "a probability is 1.5"),
         (lambda line: ",".join([*line.split(",")[:5], "high", *line.split(",")[6:]]), "could not convert.*'high'"),
     ],
 )

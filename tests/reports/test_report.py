@@ -26,9 +26,9 @@ from support.run_folders import write_run
 from fer.cli import report
 from fer.files.visible_text import tell_apart
 from fer.reports import formats, published
-from fer.reports.collect import Run
 from fer.reports.document import Document, Entry, Grid
 from fer.reports.epochs import RunEpochs, epochs_of_networks, epochs_of_results, read_epochs
+from fer.reports.run import Run
 from fer.reports.table import arrange
 from fer.runs.run_folder import FORMAT
 

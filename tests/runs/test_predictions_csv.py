@@ -16,7 +16,7 @@ from fer.files.csv_files import CsvReader, CsvWriter, write_table
 from fer.inference.faces import Face
 from fer.inference.outputs import ClassifiedFace, CsvFaces
 from fer.inference.photographs import Scene
-from fer.runs.predictions import read_class_names, read_given_labels, read_predictions
+from fer.runs.predictions import read_class_names, read_labels, read_predictions
 from fer.runs.run_folder import RunFolder
 
 FORMULAS = ("=1+1", "+1+1", "-1+1", "@SUM(1)", "\t=1", "\r=1", "\n=1", "＝1", "=cmd|' /C calc'!A0", "'=1", "''@x")
@@ -69,7 +69,7 @@ def test_a_run_with_such_names_is_read_back(tmp_path: Path) -> None:
         folder.noise_file, ["file", "clean_label", "given_label"], [[row[1], row[2], row[3]] for row in rows[3:]]
     )
     assert read_class_names(folder) == names
-    assert read_given_labels(folder) == [0, 0, 0]
+    assert [sample.given for sample in read_labels(folder)] == [0, 0, 0]
     table = read_predictions(folder)["train"]
     assert table.file == ("=happy.png", "-sad.png", "'@x.png") and table.clean.tolist() == [0, 1, 2]
     for file in (folder.predictions_file, folder.noise_file):

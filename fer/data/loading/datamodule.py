@@ -4,90 +4,25 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as L
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
-from fer.data.images.store import ImageStore
+from fer.data.loading.face_dataset import FaceDataset, TrainingLoader
+from fer.data.loading.partition import fold_of_each, held_out
 from fer.data.loading.prepare import prepare
 from fer.data.loading.samplers import ClassDraw, Draw, RankBatches, Sampling
+from fer.data.persons import read_persons
 from fer.data.table import BoolArray, IntArray, SampleTable
 from fer.runs.protocol import protocol_named
 from fer.views.batch import Batch
 
 log = logging.getLogger(__name__)
-
-
-class FaceDataset(Dataset[Batch]):
-    """Rows of a table as whole batches of uint8 images: ``dataset.__getitems__([3, 1, 4])`` is a ``Batch`` of three.
-
-    Args:
-        store: decoded images of the table.
-        rows: table rows of the split, (n,); ``batch.index`` counts along them.
-        given: labels in force, (n,).
-        clean: true labels, (n,), -1 where unknown.
-        votes: shares of several annotators, float32 (n, K), or ``None``.
-    """
-
-    def __init__(
-        self,
-        store: ImageStore,
-        rows: IntArray,
-        given: IntArray,
-        clean: IntArray,
-        votes: NDArray[np.float32] | None = None,
-    ) -> None:
-        self.store = store
-        self.rows = rows
-        self.given = given
-        self.clean = clean
-        self.votes = votes
-
-    @property
-    def labels_are_clean(self) -> bool:
-        """Tell whether every given label is the true one."""
-        return bool((self.given == self.clean).all())
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, index: int) -> Batch:
-        return self.__getitems__([index])
-
-    def __getitems__(self, indices: list[int]) -> Batch:
-        chosen = np.asarray(indices, dtype=np.int64)  # int64 also for an empty list
-        return Batch(
-            image=torch.from_numpy(self.store.images[self.rows[chosen]]),
-            label=torch.from_numpy(self.given[chosen]),
-            clean_label=torch.from_numpy(self.clean[chosen]),
-            index=torch.from_numpy(chosen),
-            votes=None if self.votes is None else torch.from_numpy(self.votes[chosen]),
-        )
-
-
-class TrainingLoader(DataLoader[Batch]):
-    """Loader of training batches that knows its place in an epoch, which Lightning keeps in checkpoints."""
-
-    batch_sampler: RankBatches
-    _given = 0
-
-    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
-        self._given = self.batch_sampler.left_out
-        for batch in super().__iter__():
-            self._given += 1
-            yield batch
-
-    def state_dict(self) -> dict[str, int]:
-        return {"epoch": self.batch_sampler.epoch, "batches": self._given}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        self.batch_sampler.leave_out(state["batches"], epoch=state["epoch"])
 
 
 class FaceDataModule(L.LightningDataModule):
@@ -109,14 +44,17 @@ class FaceDataModule(L.LightningDataModule):
         protocol: name of one of ``fer.runs.protocol.PROTOCOLS``; where it selects an epoch, a stratified share of the
             training split, with its labels in force, is held out and evaluated after every epoch.
         holdout_share: that share, in (0, 0.5].
+        folds, fold: under ``folds``, parts that the training split is divided into, and the one, counted from 0, that
+            is ``test`` with its labels in force; ``train`` is the rest.
+        persons: list of who is on which image, see ``read_persons``; nobody is then on both sides of such a division.
         sampling: ``uniform``, every training sample once an epoch; ``balanced`` and ``progressive``, see ``ClassDraw``.
-        seed: order of the training samples and choice of the holdout.
+        seed: order of the training samples and choice of holdout and folds.
         num_workers: processes that fetch batches; 0 = the main process.
         soft_labels: give methods the votes of several annotators.
         votes_in_tests: give the votes of test samples.
 
     Raises:
-        ValueError: ``train_samples`` below 1, or ``holdout_share`` outside (0, 0.5].
+        ValueError: ``train_samples`` below 1, ``holdout_share`` outside (0, 0.5], or ``fold`` outside 0..folds-1.
         DatasetError: from ``setup``, all faults of the data set.
     """
 
@@ -131,6 +69,9 @@ class FaceDataModule(L.LightningDataModule):
         on_bad_image: str = "error",
         protocol: str = "last5",
         holdout_share: float = 0.1,
+        folds: int = 5,
+        fold: int = 0,
+        persons: str | Path | None = None,
         train_samples: int | None = None,
         sampling: Sampling = "uniform",
         seed: int = 0,
@@ -144,6 +85,8 @@ class FaceDataModule(L.LightningDataModule):
             raise ValueError(f"train_samples is {train_samples}; it must be 1 or more, or null for all")
         if not 0 < holdout_share <= 0.5:
             raise ValueError(f"holdout_share is {holdout_share}; it must lie in (0, 0.5]")
+        if not 0 <= fold < folds:
+            raise ValueError(f"fold is {fold}; it must be one of 0 to {folds - 1}, for folds={folds}")
         self.read = read
         self.noise = noise
         self.batch_size = batch_size
@@ -152,6 +95,9 @@ class FaceDataModule(L.LightningDataModule):
         self.on_bad_image = on_bad_image
         self.protocol = protocol_named(protocol)
         self.holdout_share = holdout_share
+        self.folds = folds
+        self.fold = fold
+        self.persons = persons
         self.train_samples = train_samples
         self.sampling = sampling
         self.seed = seed
@@ -159,21 +105,40 @@ class FaceDataModule(L.LightningDataModule):
         self.soft_labels = soft_labels
         self.votes_in_tests = votes_in_tests
         self.table: SampleTable
+        self.training_split: FaceDataset
+        """The data set's training split as far as it is used, before any of it is held out or tested."""
+        self.is_tested: BoolArray
+        """Whether a sample of ``training_split`` is in the fold that is tested, (n,)."""
 
     def setup(self, stage: str | None = None) -> None:
         if hasattr(self, "table"):
             return
         self.table, given, self.store = prepare(
-            self.read, self.noise, size=self.store_size, cache_dir=self.cache_dir, on_bad_image=self.on_bad_image
+            self.read,
+            self.noise,
+            size=self.store_size,
+            cache_dir=self.cache_dir,
+            on_bad_image=self.on_bad_image,
+            needs_test=not self.protocol.tests_on_fold,
         )
         for warning in (*self.table.warnings, *self.store.warnings):
             log.warning("%s", warning)
         chosen = self._chosen(~np.isin(self.table.train, self.store.bad))
-        self.train = self._dataset(self.table.train[chosen], given[chosen], self.soft_labels)
-        test = np.setdiff1d(self.table.test, self.store.bad)
-        self.test = self._dataset(test, self.table.labels[test], self.votes_in_tests)
+        rows, given = self.table.train[chosen], given[chosen]
+        self.training_split = self._dataset(rows, given, self.soft_labels)
+        persons = None if self.persons is None else read_persons(self.persons, self.table)[rows]
+        self.is_tested = np.zeros(len(rows), dtype=np.bool_)
+        if self.protocol.tests_on_fold:
+            self.is_tested = fold_of_each(given, self.folds, seed=self.seed, persons=persons) == self.fold
+            test, test_labels = rows[self.is_tested], given[self.is_tested]
+        else:
+            test = np.setdiff1d(self.table.test, self.store.bad)
+            test_labels = self.table.labels[test]
+        fit = ~self.is_tested
+        self.train = self._dataset(rows[fit], given[fit], self.soft_labels)
+        self.test = self._dataset(test, test_labels, self.votes_in_tests)
         self._check_votes()
-        self.fit_rows, self.holdout_rows = self._split_holdout()
+        self.fit_rows, self.holdout_rows = self._split_holdout(None if persons is None else persons[fit])
 
     @property
     def skipped(self) -> dict[str, int]:
@@ -232,19 +197,12 @@ class FaceDataModule(L.LightningDataModule):
             raise ValueError(f"train_samples is {self.train_samples}, but there are {len(everything)} training samples")
         return np.sort(np.random.default_rng(len(readable)).permutation(everything)[: self.train_samples])
 
-    def _split_holdout(self) -> tuple[IntArray, IntArray]:
+    def _split_holdout(self, persons: IntArray | None) -> tuple[IntArray, IntArray]:
         """Positions in the training split to train on and to hold out."""
         everything = np.arange(len(self.train))
         if not self.protocol.selects:
             return everything, everything[:0]
-        generator = np.random.default_rng([self.seed, len(everything)])
-        held = []
-        for label in range(self.table.num_classes):
-            members = generator.permutation(np.flatnonzero(self.train.given == label))
-            held.append(members[: round(self.holdout_share * len(members))])
-        holdout = np.sort(np.concatenate(held))
-        if not len(holdout):
-            raise ValueError(f"holdout_share={self.holdout_share} of {len(everything)} samples leaves none to hold out")
+        holdout = held_out(self.train.given, self.holdout_share, seed=self.seed, persons=persons)
         return np.setdiff1d(everything, holdout), holdout
 
     def _draw(self) -> Draw | None:

@@ -34,8 +34,11 @@ def prepare(
     cache_dir: str | Path | None,
     on_bad_image: str,
     thorough: bool = False,
+    needs_test: bool = True,
 ) -> PreparedData:
     """Read a data set, apply the noise and decode the images; the settings are those of ``ImageStore.open``.
+
+    ``needs_test=False`` takes a data set without test images.
 
     Raises:
         DatasetError: all faults of the data set's own list, of the noise list and of the images.
@@ -43,7 +46,7 @@ def prepare(
         ValueError: a setting out of range.
     """
     faults = _Faults()
-    table, given = _labels(read, noise, faults)
+    table, given = _labels(read, noise, faults, needs_test)
     with faults.collected():
         if table.partial:
             refuse(table, find_faults(table), on_bad_image)
@@ -53,7 +56,7 @@ def prepare(
     return PreparedData(table, given, store)
 
 
-def read_labels(read: Reader, noise: Noise) -> tuple[SampleTable, IntArray]:
+def read_labels(read: Reader, noise: Noise, *, needs_test: bool = True) -> tuple[SampleTable, IntArray]:
     """Read the table and the given labels of its training rows (N_train,), without looking at the images.
 
     Raises:
@@ -61,7 +64,7 @@ def read_labels(read: Reader, noise: Noise) -> tuple[SampleTable, IntArray]:
         ValueError: a setting out of range.
     """
     faults = _Faults()
-    table, given = _labels(read, noise, faults)
+    table, given = _labels(read, noise, faults, needs_test)
     faults.report(table.root)
     return table, given
 
@@ -90,11 +93,11 @@ class _Faults:
             raise DatasetError(root, [fault for error in self._errors for fault in error.faults])
 
 
-def _labels(read: Reader, noise: Noise, faults: _Faults) -> tuple[SampleTable, IntArray]:
+def _labels(read: Reader, noise: Noise, faults: _Faults, needs_test: bool) -> tuple[SampleTable, IntArray]:
     """Read the table and its labels, as far as possible; raise at once if no row can be read."""
     try:
         with _naming_files():
-            table = _usable(read())
+            table = _usable(read(), needs_test)
     except DatasetError as error:
         if error.partial is None or not error.partial.paths:
             raise
@@ -112,13 +115,12 @@ def _labels(read: Reader, noise: Noise, faults: _Faults) -> tuple[SampleTable, I
     return table, given
 
 
-def _usable(table: SampleTable) -> SampleTable:
+def _usable(table: SampleTable, needs_test: bool) -> SampleTable:
     """Check a table for what every data set must fulfill, whichever reader made it."""
-    faults = [
-        f"no {split} image; a data set needs images to train on and images to test on"
-        for split, rows in (("train", table.train), ("test", table.test))
-        if not len(rows)
-    ]
+    faults = [] if len(table.train) else ["no train image; a data set needs images to train on"]
+    if needs_test and not len(table.test):
+        remedy = "add some (test/<class>/* in class folders), or test on folds with protocol=folds"
+        faults += [f"no test image; {remedy}", *table.warnings]
     faults += [
         f"{str(table.shown(path))!r}: a name {_flaw(str(path))}; rename it"
         for path in table.paths

@@ -26,9 +26,9 @@ def read(root: str | Path) -> SampleTable:
     """Read and check the sample table of a tree of class folders.
 
     The classes are the folder names in natural order (``2`` before ``10``), at least two and the same in both splits; a
-    name in two Unicode forms is one class. Files without an image suffix, hidden files and folders, and folders inside
-    a class folder are not read. The data set's names for its files are their paths below ``root``
-    (``train/happy/001.jpg``).
+    name in two Unicode forms is one class. ``test`` may be missing, for a cross-validation. Files without an image
+    suffix, hidden files and folders, and folders inside a class folder are not read. The data set's names for its files
+    are their paths below ``root`` (``train/happy/001.jpg``).
 
     Raises:
         DatasetError: with every fault of the tree.
@@ -41,7 +41,7 @@ def read(root: str | Path) -> SampleTable:
     for split in SPLITS:
         if (root / split).is_dir():
             classes[split] = _folders_by_class(root / split)
-        else:
+        elif split == "train" or not classes:
             faults.append(f"{split}: missing; make the folder {split}/ with one folder of images per class")
     if len(classes) == len(SPLITS):
         faults += _compare(classes["train"], classes["test"])
@@ -137,7 +137,7 @@ def _compare(train: Iterable[str], test: Iterable[str]) -> list[str]:
 def _unread(root: Path) -> list[str]:
     """Warnings about folders and images that stand where nothing is read."""
     warnings = [f"{name}/ is not read: only train/ and test/ are" for name in _folders(root) if name not in SPLITS]
-    for split in SPLITS:
+    for split in (name for name in SPLITS if (root / name).is_dir()):
         stray = image_files(root / split)
         if stray:
             warnings.append(f"{len(stray):,} images directly in {split}/ are in no class folder and are not used")

@@ -21,7 +21,7 @@ from fer.reports.figures.drawn_runs import Subject, subjects
 from fer.reports.figures.features import embedding, features_figure
 from fer.reports.figures.reliability import reliability_figure
 from fer.reports.figures.style import write_figures
-from fer.reports.figures.suspects import HEADER, MOST_SHOWN, precision, suspect_rows, suspects, suspects_figure
+from fer.reports.figures.suspects import HEADER, MOST_SHOWN, contradicted, precision, suspect_rows, suspects_figure
 from fer.reports.table import Table
 from fer.reports.wording import spell
 from fer.runs.predictions import read_class_names
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 Figures = Iterator[tuple[str, "Figure"]]
 
-_STYLE: dict[RcKeyType, Any] = {"font.size": 8, "axes.grid": False, "savefig.dpi": 300, "hatch.linewidth": 0.5}
+STYLE: dict[RcKeyType, Any] = {"font.size": 8, "axes.grid": False, "savefig.dpi": 300, "hatch.linewidth": 0.5}
 
 
 class Drawn(NamedTuple):
@@ -63,7 +63,7 @@ def draw_figures(
     """
     remarks = _Remarks()
     settings = subjects(table, options or ReadingOptions())
-    files = write_figures(_figures(settings, folder, shown, remarks), folder, _STYLE)
+    files = write_figures(_figures(settings, folder, shown, remarks), folder, STYLE)
     unfinished = [run for run in table.runs if run.state != "done"]
     if unfinished:
         remarks.lines.append(f"no figures of {len(unfinished)} unfinished runs, first {unfinished[0].path}")
@@ -134,12 +134,13 @@ def _suspects(subject: Subject, folder: Path, remarks: _Remarks) -> Figures:
     if train is None:
         return
     name = f"suspects-{subject.name}"
-    write_table(folder / f"{name}.csv", HEADER, suspect_rows(train))
-    remarks.lines.append(f"{name}.csv: {precision(train)}")
-    chosen = suspects(train)[:MOST_SHOWN]
-    faces = remarks.attempt(subject, "faces of suspect labels", lambda: subject.training_faces(chosen))
+    order = contradicted(train)
+    write_table(folder / f"{name}.csv", HEADER, suspect_rows(train, order))
+    remarks.lines.append(f"{name}.csv: {precision(train, order)}")
+    faces = remarks.attempt(subject, "faces of suspect labels", lambda: subject.training_faces(order[:MOST_SHOWN]))
     if faces is not None and len(faces):
-        yield name, suspects_figure(train, faces, subject.title, subject.epoch)
+        heading = f"Most confidently contradicted training labels · {subject.epoch}"
+        yield name, suspects_figure(train, order, faces, [heading, subject.title, precision(train, order)])
 
 
 def _features(subject: Subject, remarks: _Remarks) -> Figures:

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fer.files.visible_text import tell_apart
-from fer.reports.collect import Run, epochs_by_protocol
+from fer.reports.collect import epochs_by_protocol
 from fer.reports.epochs import span
 from fer.reports.figures.style import COLORS, MARKERS, wrap, write_figures
+from fer.reports.run import Run
 from fer.reports.table import Cell, Spread, Table, Values, spread
 from fer.reports.wording import labeled, metric_name
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -11,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fer.data.loading.datamodule import FaceDataModule
-from fer.reports.collect import Run
 from fer.reports.epochs import epochs_of_networks
+from fer.reports.merged_folds import out_of_fold
+from fer.reports.run import Run
 from fer.reports.table import Cell, Table
 from fer.reports.wording import labeled, spell
 from fer.runs.cams import CamRecord, read_cam_records
@@ -51,7 +53,11 @@ class Subject:
 
     @cached_property
     def predictions(self) -> dict[str, SplitTable]:
-        return read_predictions(self.folder)
+        """Read the predictions of both splits; of a cross-validation the out-of-fold ones, for both."""
+        if not self.run.folds:
+            return read_predictions(self.folder)
+        joined = out_of_fold(self.run)
+        return {"test": replace(joined, clean=joined.given), "train": joined}
 
     @cached_property
     def data(self) -> FaceDataModule:
@@ -88,7 +94,7 @@ class Subject:
         Raises:
             UserError: the data is not there, or the lines are of other data.
         """
-        dataset = self.data.train
+        dataset = self.data.training_split if self.run.folds else self.data.train
         if not np.array_equal(dataset.given, self.predictions["train"].given):
             raise RunFolderError(f"{self.folder.predictions_file} does not list the samples of this run; restore it")
         images: NDArray[np.uint8] = dataset.store.images[dataset.rows[positions]]
@@ -127,7 +133,13 @@ def _setting(table: Table, cell: Cell) -> str:
 def _names(runs: Sequence[Run]) -> dict[Path, str]:
     names: dict[Path, str] = {}
     for count in range(2, max((len(run.path.parts) for run in runs), default=0) + 1):
-        names = {run.path: "-".join(run.path.parts[1:][-count:]) for run in runs}
+        names = {run.path: _name(run, count) for run in runs}
         if len(set(names.values())) == len(runs):
             break
     return names
+
+
+def _name(run: Run, count: int) -> str:
+    """Join the last ``count`` parts of a run's path, without the fold if it stands for all of them."""
+    name = "-".join(run.path.parts[1:][-count:])
+    return re.sub(r"-fold@\d+", "", name) if run.folds else name

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fer.data.loading.datamodule import FaceDataset
+from fer.data.loading.face_dataset import FaceDataset
 from fer.errors import UserError
 from fer.methods.core.explain import pooled_features
 from fer.reports.figures.style import COLORS, MARKERS, wrap

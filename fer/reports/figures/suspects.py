@@ -1,8 +1,8 @@
-"""Suspect labels: training labels that a trained network contradicts most confidently."""
+"""Suspect labels: training labels that networks contradict, as lines of a table and as a contact sheet."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,24 +24,23 @@ _FACE, _GAP, _SIZE, _MARGIN, _HEAD = 0.82, 0.1, 6.5, 0.1, 0.81
 _WRONG, _OTHER = COLORS[1], "#888888"
 
 
-def suspects(train: SplitTable) -> NDArray[np.int64]:
+def contradicted(train: SplitTable) -> NDArray[np.int64]:
     """Positions of the samples that are not predicted as labeled, the most confident first."""
-    contradicted = np.flatnonzero(train.predicted != train.given)
-    return contradicted[np.argsort(-train.confidence[contradicted], kind="stable")]
+    found = np.flatnonzero(train.predicted != train.given)
+    return found[np.argsort(-train.confidence[found], kind="stable")]
 
 
-def suspect_rows(train: SplitTable) -> Iterator[list[Any]]:
-    """Lines below ``HEADER``; the last two fields are empty where no label was made wrong on purpose."""
+def suspect_rows(train: SplitTable, order: NDArray[np.int64]) -> Iterator[list[Any]]:
+    """Lines below ``HEADER`` in this order; the last two fields are empty where true labels are not known."""
     name = train.class_names
-    for rank, at in enumerate(suspects(train), start=1):
+    for rank, at in enumerate(order, start=1):
         clean, given, predicted = train.clean[at], train.given[at], train.predicted[at]
         truth = [name[clean], int(given != clean)] if train.has_changed_labels else ["", ""]
         yield [rank, train.file[at], name[given], name[predicted], f"{train.confidence[at]:.6f}", *truth]
 
 
-def precision(train: SplitTable) -> str:
+def precision(train: SplitTable, order: NDArray[np.int64]) -> str:
     """Say in words how many of the first suspects have a wrong label."""
-    order = suspects(train)
     counted = f"{len(order):,} of {len(train):,} training labels are contradicted"
     if not len(order):
         return f"no training label of {len(train):,} is contradicted"
@@ -54,24 +53,25 @@ def precision(train: SplitTable) -> str:
     return f"{counted}; wrong are {', '.join(parts)}, and {is_wrong.sum():,} in all"
 
 
-def suspects_figure(train: SplitTable, faces: NDArray[np.uint8], title: str, epoch: str) -> Figure:
+def suspects_figure(
+    train: SplitTable, order: NDArray[np.int64], faces: NDArray[np.uint8], lines: Sequence[str]
+) -> Figure:
     """A contact sheet of the first suspects; frames in color and a cross mark those whose label is wrong indeed.
 
     Args:
         train: the training split.
+        order: positions of the suspects.
         faces: those of the first suspects, at least one, uint8 (m, 3, h, w).
-        title: what was trained.
-        epoch: after which epoch the network was taken, in words.
+        lines: three: what is shown, what was trained, and how many suspects have a wrong label.
     """
-    order = suspects(train)[: len(faces)]
+    order = order[: len(faces)]
     knows = train.has_changed_labels
     line = 1.25 * _SIZE * POINT
     pitch = _FACE + (3 if knows else 2) * line + 0.12
     width = 2 * _MARGIN + _COLUMNS * (_FACE + _GAP) - _GAP
     sheet = Sheet(width, _HEAD + -(-len(order) // _COLUMNS) * pitch)
-    sheet.text(_MARGIN, 0.07, f"Most confidently contradicted training labels · {epoch}", 8, width=width - _MARGIN)
-    sheet.text(_MARGIN, 0.23, title, 8, width=width - _MARGIN)
-    sheet.text(_MARGIN, 0.39, precision(train), 7)
+    for y, size, text in zip((0.07, 0.23, 0.39), (8, 8, 7), lines, strict=True):
+        sheet.text(_MARGIN, y, text, size, width=width - _MARGIN)
     captions = "Below each face: given label / predicted label and its probability"
     if knows:
         captions += " / true label; framed and marked ✗ where the given label is wrong"
@@ -85,8 +85,10 @@ def suspects_figure(train: SplitTable, faces: NDArray[np.uint8], title: str, epo
             shorten(train.class_names[label[at]], _FACE - 0.2, _SIZE)
             for label in (train.clean, train.given, train.predicted)
         )
-        lines = [(f"✗ {given}", _WRONG) if is_wrong else (given, "black")]
-        lines += [(text, "black") for text in (f"{predicted} {train.confidence[at]:.2f}", *([clean] if knows else []))]
-        for number, (text, color) in enumerate(lines):
+        captioned = [(f"✗ {given}", _WRONG) if is_wrong else (given, "black")]
+        captioned += [
+            (text, "black") for text in (f"{predicted} {train.confidence[at]:.2f}", *([clean] if knows else []))
+        ]
+        for number, (text, color) in enumerate(captioned):
             sheet.text(x, y + _FACE + 0.03 + number * line, text, _SIZE, color=color)
     return sheet.figure
