@@ -118,6 +118,15 @@ class StrideFirstBottleneck(Bottleneck):
         self.conv1.stride, self.conv2.stride = self.conv2.stride, self.conv1.stride
 
 
+class VGGFace2ResNet(ResNet):
+    """A residual network of 50 layers as in Caffe: besides its blocks, a max-pool that rounds up without padding."""
+
+    def __init__(self, name: str, block: type[Bottleneck], stem: str, stages: int) -> None:
+        super().__init__(name, block, RESNETS[50][1], stem, stages)
+        if stem == "imagenet":
+            self.maxpool = nn.MaxPool2d(3, stride=2, padding=0, ceil_mode=True)
+
+
 class MobileNetV2(Backbone, mobilenetv2.MobileNetV2):
     """torchvision's MobileNetV2 up to its last feature map.
 
@@ -217,9 +226,7 @@ def vggface2_resnet50(
         ConfigError: another stem or number of stages.
         WeightsError: see ``load_backbone_weights``.
     """
-    backbone = ResNet(VGGFACE2, StrideFirstBottleneck, RESNETS[50][1], stem, stages)
-    if stem == "imagenet":
-        backbone.maxpool = nn.MaxPool2d(3, stride=2, padding=0, ceil_mode=True)
+    backbone = VGGFace2ResNet(VGGFACE2, StrideFirstBottleneck, stem, stages)
     return with_weights(backbone, weights, allow_partial_weights, weights_sha256)
 
 

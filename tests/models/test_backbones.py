@@ -23,6 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from fer.config.compose import CONFIG_DIR
 from fer.errors import ConfigError
 from fer.models.backbones import STEMS, Backbone, mobilenet_v2, resnet, tiny, vggface2_resnet50
+from fer.models.senet import vggface2_senet50
 
 CONFIGS = sorted((CONFIG_DIR / "backbone").glob("*.yaml"))
 # Parameters are torchvision's without the classifier's 1,000 * (C + 1).
@@ -69,7 +70,9 @@ def test_resnets_are_those_of_table_1(depth: int) -> None:
     assert len(convolutions) + 1 == depth, "the classifier is the last layer that counts"
 
 
-@pytest.mark.parametrize("build", [*(partial(resnet, depth=depth) for depth in RESNETS), vggface2_resnet50])
+@pytest.mark.parametrize(
+    "build", [*(partial(resnet, depth=depth) for depth in RESNETS), vggface2_resnet50, vggface2_senet50]
+)
 def test_a_resnet_without_its_last_stage_is_what_comes_before_it(build: Callable[..., Backbone]) -> None:
     whole, cut = on_meta(build, stem="no_pool"), on_meta(build, stem="no_pool", stages=3)
     left_out = {name for name in whole.state_dict() if name.startswith("layer4.")}
@@ -138,13 +141,14 @@ def expected_size(name: str, stem: str, size: int) -> int:
     if name == "tiny":
         return ceil(size / 8)
     first = ceil(size / 2) if stem != "small" else size
-    pooled = first if stem != "imagenet" else first // 2 if name == "resnet50_vggface2" else ceil(first / 2)
+    pooled = first if stem != "imagenet" else first // 2 if name.endswith("_vggface2") else ceil(first / 2)
     return ceil(pooled / 8)
 
 
 BUILDERS: dict[str, Callable[..., Backbone]] = {
     "resnet18": lambda stem: resnet(depth=18, stem=stem),
     "resnet50_vggface2": lambda stem: vggface2_resnet50(stem=stem),
+    "senet50_vggface2": lambda stem: vggface2_senet50(stem=stem),
     "mobilenet_v2": lambda stem: mobilenet_v2(stem=stem),
     "tiny": lambda stem: tiny(),
 }
@@ -179,7 +183,7 @@ def test_map_size_follows_from_the_stem(name: str, stem: str, height: int, width
         ("imagenet", 224, 7),
     ],
 )
-@pytest.mark.parametrize("name", ["resnet18", "resnet50_vggface2", "mobilenet_v2"])
+@pytest.mark.parametrize("name", ["resnet18", "resnet50_vggface2", "senet50_vggface2", "mobilenet_v2"])
 def test_small_faces_give_a_map_of_about_7x7(name: str, stem: str, size: int, expected: int) -> None:
     assert map_size(name, stem, size, size) == (expected, expected)
 
@@ -196,7 +200,7 @@ def test_a_mobilenet_gives_up_its_strides_where_a_resnet_does(stem: str, sizes: 
 def test_an_unknown_depth_or_stem_is_refused_with_the_choices() -> None:
     with pytest.raises(ConfigError, match=r"depth=20.*18, 34, 50, 101, 152"):
         resnet(depth=20)
-    for build in (lambda stem: resnet(depth=18, stem=stem), vggface2_resnet50, mobilenet_v2):
+    for build in (lambda stem: resnet(depth=18, stem=stem), vggface2_resnet50, vggface2_senet50, mobilenet_v2):
         with pytest.raises(ConfigError, match=r"stem=cifar.*imagenet, no_pool, small"):
             build(stem="cifar")
 

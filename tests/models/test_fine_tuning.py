@@ -20,12 +20,16 @@ from fer.models.batch_norm import (
 )
 from fer.models.face_resnet import face_resnet29
 from fer.models.fine_tuning import FineTuning, parameter_factors, stages
+from fer.models.ir50 import ir50
+from fer.models.senet import vggface2_senet50
 
 STEM = ["conv1", "bn1"]
 STAGES: dict[str, tuple[Callable[[], Backbone], list[list[str]]]] = {
     "resnet18": (lambda: resnet(depth=18), [STEM, ["layer1"], ["layer2"], ["layer3"], ["layer4"]]),
     "tiny": (lambda: tiny(width=8), [STEM, ["layer1"], ["layer2"], ["layer3"], ["layer4"]]),
     "face_resnet29": (face_resnet29, [STEM, ["layer1"], ["layer2"], ["layer3"]]),
+    "ir50": (ir50, [["input_layer"], ["layer1"], ["layer2"], ["layer3"], ["layer4"]]),
+    "senet50_vggface2": (vggface2_senet50, [STEM, ["layer1"], ["layer2"], ["layer3"], ["layer4"]]),
     "mobilenet_v2": (mobilenet_v2, [[f"features.{number}"] for number in range(19)]),
 }
 
@@ -74,6 +78,16 @@ def test_frozen_modules_neither_learn_nor_move_their_statistics() -> None:
     backbone.train()(torch.randn(4, 3, 32, 32))
     moved = {name.partition(".")[0] for name, value in backbone.state_dict().items() if not value.equal(before[name])}
     assert moved == {"layer1", "layer3", "layer4"}
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_the_first_two_stages_of_every_backbone_can_be_frozen(name: str) -> None:
+    build, ((*first,), (*second,), *_) = STAGES[name]
+    backbone = build()
+    FineTuning(frozen=(*first, *second)).apply(backbone)
+    backbone.train()(torch.randn(2, 3, 64, 64)).square().sum().backward()
+    still = {id(parameter) for part in (*first, *second) for parameter in backbone.get_submodule(part).parameters()}
+    assert all((parameter.grad is None) == (id(parameter) in still) for parameter in backbone.parameters())
 
 
 def test_frozen_batch_norm_still_learns_its_scales_whatever_it_would_be_turned_into() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from fer.models.weights import weight_file
 from fer.models.weights.pickle_machine import shown
-from fer.models.weights.weight_file import VGGFACE2, WeightsError
+from fer.models.weights.weight_file import SENET, VGGFACE2, WeightsError
 
 __all__ = ["MIN_SHARE", "LoadReport", "WeightsError", "load_backbone_weights", "value_fault"]
 
@@ -65,6 +65,7 @@ def load_backbone_weights(
     name: str,
     allow_partial_weights: bool = False,
     weights_sha256: str | None = None,
+    rename: Callable[[str], str] = str,
 ) -> LoadReport:
     """Fill ``backbone`` from ``source``, and log what was and what was not loaded.
 
@@ -76,20 +77,22 @@ def load_backbone_weights(
         name: the backbone option, by which torchvision knows its weights too.
         allow_partial_weights: accept a file that fills less than 90 % of the tensors or has more layers.
         weights_sha256: refuse a file with another SHA-256.
+        rename: turns a name in published files into the backbone's own.
 
     Raises:
         WeightsError: there is no such file, it is not what it should be, or it belongs to another backbone.
     """
     file = weight_file.read(source, name, weights_sha256)
     wanted = backbone.state_dict()
-    common = {key: tensor for key, tensor in file.tensors.items() if key in wanted}
+    tensors = {rename(key): tensor for key, tensor in file.tensors.items()}
+    common = {key: tensor for key, tensor in tensors.items() if key in wanted}
     fitting = {key: tensor for key, tensor in common.items() if _fits(tensor, wanted[key])}
     report = LoadReport(
         path=file.path,
         sha256=file.sha256,
         loaded=tuple(fitting),
         missing=tuple(key for key in wanted if key not in common and not _is_counter(key)),
-        unexpected=tuple(key for key in file.tensors if key not in wanted),
+        unexpected=tuple(key for key in tensors if key not in wanted),
         mismatched=tuple(
             f"{key} {_shape(tensor)} for {_shape(wanted[key])}" for key, tensor in common.items() if key not in fitting
         ),
@@ -122,10 +125,11 @@ def value_fault(tensors: Mapping[str, Tensor]) -> str | None:
 
 def _check_kind(report: LoadReport, name: str, origin: str | None) -> None:
     """Refuse what would load without a complaint and compute something else."""
-    if origin == VGGFACE2 != name:
+    if origin in (VGGFACE2, SENET) and origin != name:
+        network = "ResNet-50" if origin == VGGFACE2 else "SENet-50"
         raise WeightsError(
-            f"{report.path} holds weights of the VGGFace2 kind of ResNet-50, whose strides lie on the first 1x1 "
-            f"convolutions; backbone={name} would compute something else with them: use backbone={VGGFACE2}"
+            f"{report.path} holds weights of the VGGFace2 kind of {network}, whose strides lie on the first 1x1 "
+            f"convolutions; backbone={name} would compute something else with them: use backbone={origin}"
         )
     if origin == "resnet50" and name == VGGFACE2:
         raise WeightsError(

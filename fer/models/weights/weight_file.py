@@ -22,6 +22,7 @@ from fer.models.weights import dlib_file, numpy_pickle, safetensors_file, torch_
 from fer.models.weights.pickle_machine import UnsafePickleError, shown
 
 VGGFACE2 = "resnet50_vggface2"
+SENET = "senet50_vggface2"
 FACE_RESNET = "face_resnet29"
 PACKAGE = "package"
 """Value of ``backbone.weights`` that takes the file of an installed package."""
@@ -232,6 +233,8 @@ def _origin(tensors: Mapping[str, Tensor], wanted: str, *, vggface2: bool) -> st
     if width is None or width.shape != (64, 64, 3, 3):
         return None
     blocks = tuple(len({k.split(".")[1] for k in tensors if k.startswith(f"layer{i}.")}) for i in range(1, 5))
+    if "layer1.0.conv4.weight" in tensors:
+        return SENET
     bottlenecks = "layer1.0.conv3.weight" in tensors
     name = _RESNETS.get((blocks, bottlenecks))
     fc = tensors.get("fc.weight")
