@@ -237,6 +237,8 @@ def check_for_training(config: Mapping[str, Any], *, ranks_exist: bool) -> Setti
 def _in_words(errors: Sequence[Any], config: Mapping[str, Any]) -> str:
     """Describe the first error of pydantic: the key, its value, and what it must be."""
     error = errors[0]
+    if not error["loc"]:  # keys that do not go together
+        return str(error["ctx"]["error"])
     parts = [str(part) for part in error["loc"]]
     # pydantic appends the names of a type's alternatives to the key; users have not written these.
     while parts and len(parts) > 1 and not _is_key(parts, config):
