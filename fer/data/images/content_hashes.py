@@ -7,19 +7,24 @@ import logging
 import os
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from fer.data.images.decode import MAX_BYTES, FileFault, file_state, open_file
 from fer.data.images.sealed_json import DamagedFileError, read_sealed, write_sealed
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 _FORMAT = 1
 _PIECE = 1 << 20
 _CHUNK = 64
+_WAITING = 16
+"""Threads that ask for the states of files, which on a network's file system is mostly waiting."""
 _SETTLED = 2_000_000_000
 """Nanoseconds since the last change after which one more change cannot leave the times of a file as they are."""
 _SHA256 = re.compile("[0-9a-f]{64}")
@@ -73,18 +78,17 @@ class HashIndex:
         """Hash the files, and read only those with no kept hash; with ``trusting`` off, read all of them."""
         found = Hashes([b""] * len(paths), {}, [])
         to_read: list[int] = []
-        for row, path in enumerate(paths):
-            try:
-                state = _shown(file_state(path))
-            except FileFault as fault:
-                found.missing[row] = fault
+        for row, state in enumerate(_on_threads(_state, paths, max(workers, _WAITING))):
+            if isinstance(state, FileFault):
+                found.missing[row] = state
                 continue
-            digest = self._kept_digest(path, state) if trusting else None
+            digest = self._kept_digest(paths[row], state) if trusting else None
             if digest is None:
                 to_read.append(row)
             else:
                 found.digests[row] = digest
-        for row, result in zip(to_read, _read_all([paths[row] for row in to_read], workers), strict=True):
+        contents = _on_threads(partial(read_content, keep=False), [paths[row] for row in to_read], workers)
+        for row, result in zip(to_read, contents, strict=True):
             if isinstance(result, FileFault):
                 found.missing[row] = result
                 continue
@@ -173,18 +177,22 @@ def _shown(state: os.stat_result) -> str:
     return f"{state.st_size} {state.st_mtime_ns} {state.st_ctime_ns} {state.st_ino} {state.st_dev}"
 
 
-def _read_all(paths: Sequence[Path], workers: int) -> Iterator[Content | FileFault]:
-    """Hash files on several threads; each takes many at a time, since a small file costs little."""
+def _state(path: Path) -> str:
+    return _shown(file_state(path))
+
+
+def _on_threads(what: Callable[[Path], T], paths: Sequence[Path], workers: int) -> Iterator[T | FileFault]:
+    """Call ``what`` for every path on several threads; each takes many at a time, since a small file costs little."""
+
+    def some(paths: Sequence[Path]) -> list[T | FileFault]:
+        results: list[T | FileFault] = []
+        for path in paths:
+            try:
+                results.append(what(path))
+            except FileFault as fault:
+                results.append(fault)
+        return results
+
     with ThreadPoolExecutor(workers) as pool:
-        for results in pool.map(_read_some, (paths[start : start + _CHUNK] for start in range(0, len(paths), _CHUNK))):
+        for results in pool.map(some, (paths[start : start + _CHUNK] for start in range(0, len(paths), _CHUNK))):
             yield from results
-
-
-def _read_some(paths: Sequence[Path]) -> list[Content | FileFault]:
-    results: list[Content | FileFault] = []
-    for path in paths:
-        try:
-            results.append(read_content(path, keep=False))
-        except FileFault as fault:
-            results.append(fault)
-    return results
