@@ -32,7 +32,7 @@ from fer.reports.figures.cam_grid import Track, cam_grid, pages
 from fer.reports.figures.confusion import confusion_counts, confusion_figure
 from fer.reports.figures.features import in_the_plane
 from fer.reports.figures.reliability import reliability
-from fer.reports.figures.suspects import precision, suspect_rows
+from fer.reports.figures.suspects import contradicted, precision, suspect_rows
 from fer.reports.table import arrange
 from fer.runs.cams import CamRecord, read_cam_records
 from fer.runs.predictions import SplitTable, read_class_names, read_predictions
@@ -84,7 +84,10 @@ def lines_of(run: Path, split: str) -> list[dict[str, str]]:
 def split_table(clean: list[int], given: list[int], predicted: list[int], confidence: list[float]) -> SplitTable:
     files = tuple(f"{number}.png" for number in range(len(clean)))
     labels = (np.array(column) for column in (clean, given, predicted))
-    return SplitTable(CLASSES, files, *labels, np.array(confidence))
+    rest = (1 - np.array(confidence)) / (len(CLASSES) - 1)
+    probabilities = np.repeat(rest[:, None], len(CLASSES), axis=1)
+    probabilities[np.arange(len(predicted)), predicted] = confidence
+    return SplitTable(CLASSES, files, *labels, np.array(confidence), probabilities)
 
 
 def record_of(clean: list[int], given: list[int], predicted: list[int]) -> CamRecord:
@@ -219,18 +222,21 @@ def test_precision_is_that_of_the_most_confident_ones() -> None:
     rank = (-confidence).argsort().argsort()
     clean = np.where(rank < 70, 1, 0)  # predicted 1 of given 0: wrong are the 70 most confident ones
     train = split_table([*clean, 0], [0] * (count + 1), [1] * count + [0], [*confidence, 1.0])
-    assert precision(train) == (
+    order = contradicted(train)
+    assert precision(train, order) == (
         "120 of 121 training labels are contradicted; "
         "wrong are 50 of the first 50, 70 of the first 100, 70 of these 120, and 70 in all"
     )
-    assert [row[-1] for row in suspect_rows(train)] == [1] * 70 + [0] * 50
+    assert [row[-1] for row in suspect_rows(train, order)] == [1] * 70 + [0] * 50
 
 
 def test_without_changed_labels_nobody_knows_which_ones_are_wrong() -> None:
     train = split_table([0, 1, 2], [0, 1, 2], [0, 2, 1], [0.9, 0.7, 0.8])
-    assert [[row[1], *row[-2:]] for row in suspect_rows(train)] == [["2.png", "", ""], ["1.png", "", ""]]
-    assert "is not known" in precision(train)
-    assert precision(split_table([0], [0], [0], [0.9])) == "no training label of 1 is contradicted"
+    order = contradicted(train)
+    assert [[row[1], *row[-2:]] for row in suspect_rows(train, order)] == [["2.png", "", ""], ["1.png", "", ""]]
+    assert "is not known" in precision(train, order)
+    agreed = split_table([0], [0], [0], [0.9])
+    assert precision(agreed, contradicted(agreed)) == "no training label of 1 is contradicted"
 
 
 @pytest.mark.parametrize("shown", ["predicted", "given", "true"])
