@@ -32,6 +32,7 @@ from fer.errors import ConfigError
 from fer.files.atomic import replacing
 from fer.files.terminal import say
 from fer.files.visible_text import tell_apart
+from fer.runs.protocol import protocol_named
 
 _OVERRIDES = "Hydra overrides as for fer-train, such as data=raf_db data.root=PATH noise=symmetric noise.ratio=0.3"
 
@@ -104,6 +105,7 @@ def check(arguments: argparse.Namespace) -> None:
         cache_dir=config.cache_dir if config.image_cache else None,
         on_bad_image=config.data.on_bad_image,
         thorough=True,
+        needs_test=_needs_test(config),
     )
     say(_summary(table))
     _show(_counts(table, None))
@@ -116,7 +118,7 @@ def check(arguments: argparse.Namespace) -> None:
 
 def stats(arguments: argparse.Namespace) -> None:
     config = _compose(arguments.overrides)
-    table, given = read_labels(*_reader_and_noise(config))
+    table, given = read_labels(*_reader_and_noise(config), needs_test=_needs_test(config))
     clean = table.labels[table.train]
     changed = bool((given != clean).any())
     say(_summary(table))
@@ -141,7 +143,7 @@ def noise(arguments: argparse.Namespace) -> None:
     if out.exists():
         raise FileExistsError(f"{out} exists and is not overwritten; remove it or choose another name")
     config = _compose(arguments.overrides)
-    table, given = read_labels(*_reader_and_noise(config))
+    table, given = read_labels(*_reader_and_noise(config), needs_test=_needs_test(config))
     names = table.file_names
     write_label_list(out, [names[row] for row in table.train], given)
     say(f"{out}: {_changed(table, given)}")
@@ -164,6 +166,10 @@ def _compose(overrides: list[str]) -> DictConfig:
     if missing:
         raise ConfigError(f"{' and '.join(missing)} must be given: add {' '.join(f'{key}=...' for key in missing)}")
     return config
+
+
+def _needs_test(config: DictConfig) -> bool:
+    return not protocol_named(config.protocol).tests_on_fold
 
 
 def _reader_and_noise(config: DictConfig) -> tuple[Reader, Noise]:

@@ -35,6 +35,8 @@ class CommandParser(argparse.ArgumentParser):
     def read(self, words: Sequence[str] | None = None) -> argparse.Namespace:
         """Parse a command line, in which options and other words may stand in any order.
 
+        ``data.root=DIR``, as ``fer-train`` takes it, is read as ``--data-root DIR``, and so on.
+
         Args:
             words: without the program's name; ``None``: those that the program was started with.
 
@@ -46,8 +48,7 @@ class CommandParser(argparse.ArgumentParser):
         if self._subparsers is not None:
             read, left = self.parse_known_args(words)
         else:
-            self._check_settings(words)
-            read, left = self.parse_known_intermixed_args(words)
+            read, left = self.parse_known_intermixed_args(self._without_settings(words))
         if left:
             self.error(f"{left[0]!r} has no place here")
         return read
@@ -72,18 +73,24 @@ class CommandParser(argparse.ArgumentParser):
                 near = begun or difflib.get_close_matches(name.replace("_", "-"), sorted(known), 1)
                 self.error(f"there is no option {name}" + (f" (did you mean {near[0]}?)" if near else ""))
 
-    def _check_settings(self, words: Sequence[str]) -> None:
-        """Refuse ``key=value``, as ``fer-train`` takes it, for an option or argument, and show the right form."""
+    def _without_settings(self, words: Sequence[str]) -> list[str]:
+        """Turn ``key=value``, as ``fer-train`` takes it, into the option or argument of that name.
+
+        A key that only resembles a name ends the program, with the right form in the message.
+        """
         actions = {action.dest: action for action in self._actions}
-        right = [*words]
+        right, is_exact = [[word] for word in words], True
         for place, word in self._walk(words, options=False):
             if (found := _SETTING.fullmatch(word)) is None or Path(word).exists() or glob(word):  # noqa: PTH207
                 continue
-            if near := difflib.get_close_matches(found[1].replace(".", "_"), actions, 1, _ALIKE):
-                right[place] = shlex.join(_as_option(actions[near[0]], found[2]))
-        if right != [*words]:
-            parts = [shlex.quote(word) if part == word else part for part, word in zip(right, words, strict=True)]
-            self._end(f"KEY=VALUE is for fer-train; write {' '.join([self.prog, *filter(None, parts)])}")
+            key = found[1].replace(".", "_")
+            if near := difflib.get_close_matches(key, actions, 1, _ALIKE):
+                right[place] = _as_option(actions[near[0]], found[2])
+                is_exact = is_exact and near[0] == key
+        written = [word for parts in right for word in parts]
+        if not is_exact:
+            self._end(f"KEY=VALUE is for fer-train; write {shlex.join([self.prog, *written])}")
+        return written
 
     def _walk(self, words: Sequence[str], *, options: bool) -> Iterator[tuple[int, str]]:
         """The options of a command line, or the words that are neither options nor their values, with their places."""

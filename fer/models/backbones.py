@@ -16,7 +16,8 @@ weights fit, without those of the stage left out.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, TypeVar
+from collections.abc import Callable
+from typing import TypeVar
 
 from torch import Tensor, nn
 from torchvision.models import mobilenetv2
@@ -25,7 +26,6 @@ from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from fer.errors import ConfigError
 from fer.models.weights.load import LoadReport, load_backbone_weights
-from fer.models.weights.weight_file import VGGFACE2
 
 STEMS = ("imagenet", "no_pool", "small")
 _MOBILE_TRUNK = 14  # Blocks before the last stride, as of a ResNet.
@@ -68,6 +68,33 @@ class Backbone(nn.Module, ABC):
 AnyBackbone = TypeVar("AnyBackbone", bound=Backbone)
 
 
+class StagedBackbone(Backbone):
+    """Backbone of ``layer1`` to ``layer<stages>`` behind a stem, which may end before its architecture does."""
+
+    stages: int
+
+    @property
+    def last_stage(self) -> nn.Module:
+        stage: nn.Module = getattr(self, f"layer{self.stages}")
+        return stage
+
+    @abstractmethod
+    def stem(self, x: Tensor) -> Tensor:
+        """Layers before ``layer1``: (B, 3, H, W) -> (B, C', h', w')."""
+
+    def trunk(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        for stage in range(1, self.stages):
+            x = getattr(self, f"layer{stage}")(x)
+        return x
+
+    def initialize(self) -> None:
+        """Initialize all convolutions as torchvision does a ResNet's."""
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                _initialize(module)
+
+
 class ResNet(Backbone, torchvision_resnet.ResNet):
     """torchvision's ResNet up to its last feature map; names of the tensors are torchvision's without ``fc``."""
 
@@ -108,23 +135,6 @@ class ResNet(Backbone, torchvision_resnet.ResNet):
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
         features: Tensor = self.layer2(self.layer1(x))
         return self.layer3(features) if self.stages == 4 else features
-
-
-class StrideFirstBottleneck(Bottleneck):
-    """The bottleneck of the first publication: a layer's stride lies on the 1x1 convolution before the 3x3."""
-
-    def __init__(self, *arguments: Any, **keywords: Any) -> None:
-        super().__init__(*arguments, **keywords)
-        self.conv1.stride, self.conv2.stride = self.conv2.stride, self.conv1.stride
-
-
-class VGGFace2ResNet(ResNet):
-    """A residual network of 50 layers as in Caffe: besides its blocks, a max-pool that rounds up without padding."""
-
-    def __init__(self, name: str, block: type[Bottleneck], stem: str, stages: int) -> None:
-        super().__init__(name, block, RESNETS[50][1], stem, stages)
-        if stem == "imagenet":
-            self.maxpool = nn.MaxPool2d(3, stride=2, padding=0, ceil_mode=True)
 
 
 class MobileNetV2(Backbone, mobilenetv2.MobileNetV2):
@@ -209,27 +219,6 @@ def resnet(
     return with_weights(backbone, weights, allow_partial_weights, weights_sha256)
 
 
-def vggface2_resnet50(
-    *,
-    stem: str = "imagenet",
-    stages: int = 4,
-    weights: str | None = None,
-    allow_partial_weights: bool = False,
-    weights_sha256: str | None = None,
-) -> Backbone:
-    """The ResNet-50 that the VGGFace2 weights are made for (Cao et al., FG 2018), C = 2048.
-
-    Names and shapes equal torchvision's, but the strides lie on the first 1x1 convolutions, and the max-pool has no
-    padding and rounds up.
-
-    Raises:
-        ConfigError: another stem or number of stages.
-        WeightsError: see ``load_backbone_weights``.
-    """
-    backbone = VGGFace2ResNet(VGGFACE2, StrideFirstBottleneck, stem, stages)
-    return with_weights(backbone, weights, allow_partial_weights, weights_sha256)
-
-
 def mobilenet_v2(
     *,
     stem: str = "imagenet",
@@ -263,7 +252,11 @@ def tiny(
 
 
 def with_weights(
-    backbone: AnyBackbone, weights: str | None, allow_partial_weights: bool, weights_sha256: str | None
+    backbone: AnyBackbone,
+    weights: str | None,
+    allow_partial_weights: bool,
+    weights_sha256: str | None,
+    rename: Callable[[str], str] = str,
 ) -> AnyBackbone:
     if weights is not None:
         backbone.weights_report = load_backbone_weights(
@@ -272,6 +265,7 @@ def with_weights(
             name=backbone.name,
             allow_partial_weights=allow_partial_weights,
             weights_sha256=weights_sha256,
+            rename=rename,
         )
     return backbone
 

@@ -11,7 +11,7 @@ from typing import Literal
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fer.models.backbones import Backbone, with_weights
+from fer.models.backbones import Backbone, StagedBackbone, with_weights
 from fer.models.weights.dlib_file import BLOCKS, CHANNELS, EPSILON
 from fer.models.weights.weight_file import FACE_RESNET
 
@@ -41,7 +41,7 @@ class Block(nn.Module):
         return F.relu(_filled(y, shape) + _filled(x, shape))
 
 
-class FaceResNet(Backbone):
+class FaceResNet(StagedBackbone):
     """The network up to the end of one of its stages; names of the tensors are those of ``dlib_file``."""
 
     def __init__(self, stages: int) -> None:
@@ -59,20 +59,10 @@ class FaceResNet(Backbone):
                 blocks.append(Block(inputs, outputs, down=stage > 1 and number == 0))
                 inputs = outputs
             setattr(self, f"layer{stage}", nn.Sequential(*blocks))
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        self.initialize()
 
-    @property
-    def last_stage(self) -> nn.Module:
-        stage: nn.Module = getattr(self, f"layer{self.stages}")
-        return stage
-
-    def trunk(self, x: Tensor) -> Tensor:
-        x = F.max_pool2d(F.relu(self.bn1(self.conv1(x))), 3, 2)
-        for stage in range(1, self.stages):
-            x = getattr(self, f"layer{stage}")(x)
-        return x
+    def stem(self, x: Tensor) -> Tensor:
+        return F.max_pool2d(F.relu(self.bn1(self.conv1(x))), 3, 2)
 
 
 def face_resnet29(

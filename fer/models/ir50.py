@@ -14,8 +14,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from fer.models.backbones import Backbone
-from fer.models.weights.load import load_backbone_weights
+from fer.models.backbones import Backbone, StagedBackbone, with_weights
 
 CHANNELS = (64, 128, 256, 512)
 BLOCKS = (3, 4, 14, 3)
@@ -45,7 +44,7 @@ class Block(nn.Module):
         return y
 
 
-class IR50(Backbone):
+class IR50(StagedBackbone):
     """IR-50 up to the end of stage 3 or 4; its embedding, ``output_layer`` of the files, is left out."""
 
     def __init__(self, stages: int) -> None:
@@ -61,20 +60,11 @@ class IR50(Backbone):
             blocks = [Block(inputs, outputs, 2), *(Block(outputs, outputs, 1) for _ in range(count - 1))]
             setattr(self, f"layer{stage}", nn.Sequential(*blocks))
             inputs = outputs
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        self.initialize()
 
-    @property
-    def last_stage(self) -> nn.Module:
-        stage: nn.Module = getattr(self, f"layer{self.stages}")
-        return stage
-
-    def trunk(self, x: Tensor) -> Tensor:
-        x = self.input_layer(x)
-        for stage in range(1, self.stages):
-            x = getattr(self, f"layer{stage}")(x)
-        return x
+    def stem(self, x: Tensor) -> Tensor:
+        y: Tensor = self.input_layer(x)
+        return y
 
 
 def ir50(
@@ -96,17 +86,7 @@ def ir50(
     Raises:
         WeightsError: see ``load_backbone_weights``.
     """
-    backbone = IR50(stages)
-    if weights is not None:
-        backbone.weights_report = load_backbone_weights(
-            backbone,
-            weights,
-            name=backbone.name,
-            allow_partial_weights=allow_partial_weights,
-            weights_sha256=weights_sha256,
-            rename=own_name,
-        )
-    return backbone
+    return with_weights(IR50(stages), weights, allow_partial_weights, weights_sha256, rename=own_name)
 
 
 def own_name(name: str) -> str:

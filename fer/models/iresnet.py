@@ -10,7 +10,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from fer.models.backbones import Backbone, with_weights
+from fer.models.backbones import Backbone, StagedBackbone, with_weights
 
 CHANNELS = (64, 128, 256, 512)
 BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 14, 3), 100: (3, 13, 30, 3)}
@@ -38,12 +38,13 @@ class Block(nn.Module):
         return y + (x if self.downsample is None else self.downsample(x))
 
 
-class IResNet(Backbone):
+class IResNet(StagedBackbone):
     """IResNet up to its last feature map, the one behind ``bn2``; its embedding is left out."""
 
     def __init__(self, depth: int) -> None:
         super().__init__()
         self.name = f"iresnet{depth}"
+        self.stages = len(CHANNELS)
         self.num_features = CHANNELS[-1]
         self.conv1 = nn.Conv2d(3, CHANNELS[0], 3, 1, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(CHANNELS[0])
@@ -54,21 +55,15 @@ class IResNet(Backbone):
             setattr(self, f"layer{number}", nn.Sequential(*made))
             inputs = outputs
         self.bn2 = nn.BatchNorm2d(CHANNELS[-1])
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        self.initialize()
 
     @property
     def last_stage(self) -> nn.Module:
-        stage = self.layer4
-        assert isinstance(stage, nn.Module)
-        return nn.Sequential(stage, self.bn2)
+        return nn.Sequential(super().last_stage, self.bn2)
 
-    def trunk(self, x: Tensor) -> Tensor:
-        x = self.prelu(self.bn1(self.conv1(x)))
-        for stage in (self.layer1, self.layer2, self.layer3):
-            x = stage(x)  # type: ignore[operator]
-        return x
+    def stem(self, x: Tensor) -> Tensor:
+        y: Tensor = self.prelu(self.bn1(self.conv1(x)))
+        return y
 
 
 def iresnet(

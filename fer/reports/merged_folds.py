@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from fer.runs.protocol import PROTOCOLS
 from fer.runs.run_folder import RunFolder
 
 _FOLD = "fold"
+_MOST_NAMED = 10
 
 
 def merge_folds(runs: Sequence[Run], faults: list[str]) -> list[Run]:
@@ -50,7 +52,8 @@ def _merged(group: Sequence[Run], faults: list[str]) -> Run:
     done = {run.settings.get(_FOLD) for run in group if run.state == "done"}
     folds = first.settings["folds"]
     assert isinstance(folds, int)
-    missing = [str(fold) for fold in range(folds) if fold not in done]
+    # Not all at once: a stranger's run may claim any number of folds.
+    missing = [str(fold) for fold in islice((fold for fold in range(folds) if fold not in done), _MOST_NAMED)]
     if missing:
         failed = next((run for run in group if run.state == "failed"), None)
         faults.append(f"{first.path} and other folds: fold {', '.join(missing)} of {folds} is not finished")

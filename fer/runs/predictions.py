@@ -36,7 +36,7 @@ class SplitTable:
     confidence: NDArray[np.float64]
     """Probability of the predicted class, (n,)."""
     probabilities: NDArray[np.float64]
-    """Of every class, (n, K), rounded to six digits."""
+    """Probabilities of all classes, (n, K), rounded to six digits."""
 
     def __len__(self) -> int:
         return len(self.file)

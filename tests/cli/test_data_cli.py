@@ -227,3 +227,16 @@ def test_a_transition_matrix_becomes_an_option_of_the_noise(tmp_path: Path, caps
     assert abs((given != table.labels[table.train]).mean() - 0.4) < 0.08
     assert main(["stats", *source, "noise=symmetric", "--matrix", str(out)]) == 1
     assert "exists and is not overwritten" in capsys.readouterr().err
+
+
+def test_class_folders_without_test_images_are_checked_for_folds(
+    shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "train").symlink_to(shapes / "train")
+    words = ["data=folder", f"data.root={tmp_path / 'data'}", f"cache_dir={tmp_path / 'cache'}"]
+    for verb in ("check", "stats"):
+        assert main([verb, *words, "protocol=folds"]) == 0
+        assert "20" in capsys.readouterr().out
+    assert main(["check", *words]) != 0
+    assert "protocol=folds" in capsys.readouterr().err

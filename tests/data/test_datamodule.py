@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,23 +13,12 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare
+from support.data_modules import module
 from support.project import Train
 
-from fer.data import noise
 from fer.data.loading.datamodule import FaceDataModule
 from fer.data.loading.samplers import RankBatches
-from fer.data.readers import folder
 from fer.views.batch import Batch
-
-
-def module(root: Path, **options: Any) -> FaceDataModule:
-    made = FaceDataModule(
-        read=partial(folder.read, root),
-        noise=partial(noise.symmetric, ratio=0.3, seed=0),
-        **{"batch_size": 8, "store_size": 16, "cache_dir": "", "image_cache": False, **options},
-    )
-    made.setup()
-    return made
 
 
 def samples(made: FaceDataModule) -> set[str]:

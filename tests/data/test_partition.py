@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,23 +9,12 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from support.data_modules import module
 
-from fer.data import noise
-from fer.data.loading.datamodule import FaceDataModule
 from fer.data.loading.partition import fold_of_each, held_out
 from fer.data.persons import read_persons
 from fer.data.readers import folder
 from fer.data.table import DatasetError
-
-
-def module(root: Path, **options: Any) -> FaceDataModule:
-    made = FaceDataModule(
-        read=partial(folder.read, root),
-        noise=partial(noise.symmetric, ratio=0.3, seed=0),
-        **{"batch_size": 8, "store_size": 16, "cache_dir": "", "image_cache": False, **options},
-    )
-    made.setup()
-    return made
 
 
 def persons_of(root: Path, file: Path) -> dict[str, str]:

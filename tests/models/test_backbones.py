@@ -22,8 +22,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from fer.config.compose import CONFIG_DIR
 from fer.errors import ConfigError
-from fer.models.backbones import STEMS, Backbone, mobilenet_v2, resnet, tiny, vggface2_resnet50
-from fer.models.senet import vggface2_senet50
+from fer.models.backbones import STEMS, Backbone, mobilenet_v2, resnet, tiny
+from fer.models.vggface2 import vggface2_resnet50, vggface2_senet50
 
 CONFIGS = sorted((CONFIG_DIR / "backbone").glob("*.yaml"))
 # Parameters are torchvision's without the classifier's 1,000 * (C + 1).

@@ -21,7 +21,7 @@ from fer.models.batch_norm import (
 from fer.models.face_resnet import face_resnet29
 from fer.models.fine_tuning import FineTuning, parameter_factors, stages
 from fer.models.ir50 import ir50
-from fer.models.senet import vggface2_senet50
+from fer.models.vggface2 import vggface2_senet50
 
 STEM = ["conv1", "bn1"]
 STAGES: dict[str, tuple[Callable[[], Backbone], list[list[str]]]] = {

@@ -22,7 +22,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from torch import Tensor, nn
 
-from fer.models.backbones import mobilenet_v2, resnet, tiny, vggface2_resnet50
+from fer.models.backbones import mobilenet_v2, resnet, tiny
+from fer.models.vggface2 import vggface2_resnet50
 from fer.models.weights import numpy_pickle
 from fer.models.weights.load import WeightsError, load_backbone_weights
 from fer.models.weights.weight_file import read_once

@@ -153,3 +153,11 @@ def test_suspects_need_a_cross_validation(
     with pytest.raises(SystemExit):
         report.main([str(tmp_path / "runs"), "--suspects", str(tmp_path / "clean")])
     assert "protocol=folds" in capsys.readouterr().err
+
+
+def test_a_run_that_claims_any_number_of_folds_is_read_at_once(copied: Path) -> None:
+    for config in copied.glob("*/seed0/config.yaml"):
+        config.write_text(config.read_text().replace("folds: 3\n", f"folds: {10**15}\n"))
+    found = collect([copied])
+    assert found.runs[0].state == "incomplete"
+    assert any(f"fold 3, 4, 5, 6, 7, 8, 9, 10, 11, 12 of {10**15} is not finished" in fault for fault in found.faults)

@@ -1,4 +1,4 @@
-"""SE-ResNet-50 of VGGFace2 as a backbone, for the face-recognition weights of that data set.
+"""ResNet-50 and SE-ResNet-50 of VGGFace2, as Caffe has them, for the face-recognition weights of that data set.
 
 Sources: Cao et al., "VGGFace2: A dataset for recognising faces across pose and age", FG 2018; Hu et al.,
 "Squeeze-and-excitation networks", CVPR 2018; names of the tensors as in github.com/cydonia999/VGGFace2-pytorch.
@@ -9,11 +9,29 @@ from __future__ import annotations
 from typing import Any
 
 from torch import Tensor, nn
+from torchvision.models.resnet import Bottleneck
 
-from fer.models.backbones import Backbone, StrideFirstBottleneck, VGGFace2ResNet, with_weights
-from fer.models.weights.weight_file import SENET
+from fer.models.backbones import RESNETS, Backbone, ResNet, with_weights
+from fer.models.weights.weight_file import SENET, VGGFACE2
 
 _REDUCTION = 16
+
+
+class StrideFirstBottleneck(Bottleneck):
+    """The bottleneck of the first publication: a layer's stride lies on the 1x1 convolution before the 3x3."""
+
+    def __init__(self, *arguments: Any, **keywords: Any) -> None:
+        super().__init__(*arguments, **keywords)
+        self.conv1.stride, self.conv2.stride = self.conv2.stride, self.conv1.stride
+
+
+class VGGFace2ResNet(ResNet):
+    """A residual network of 50 layers as in Caffe: besides its blocks, a max-pool that rounds up without padding."""
+
+    def __init__(self, name: str, block: type[Bottleneck], stem: str, stages: int) -> None:
+        super().__init__(name, block, RESNETS[50][1], stem, stages)
+        if stem == "imagenet":
+            self.maxpool = nn.MaxPool2d(3, stride=2, padding=0, ceil_mode=True)
 
 
 class SEBottleneck(StrideFirstBottleneck):
@@ -44,6 +62,27 @@ class SENet(VGGFace2ResNet):
 
     def trunk(self, x: Tensor) -> Tensor:
         return super().trunk(x.flip(1))
+
+
+def vggface2_resnet50(
+    *,
+    stem: str = "imagenet",
+    stages: int = 4,
+    weights: str | None = None,
+    allow_partial_weights: bool = False,
+    weights_sha256: str | None = None,
+) -> Backbone:
+    """The ResNet-50 that the VGGFace2 weights are made for (Cao et al., FG 2018), C = 2048.
+
+    Names and shapes equal torchvision's, but the strides lie on the first 1x1 convolutions, and the max-pool has no
+    padding and rounds up.
+
+    Raises:
+        ConfigError: another stem or number of stages.
+        WeightsError: see ``load_backbone_weights``.
+    """
+    backbone = VGGFace2ResNet(VGGFACE2, StrideFirstBottleneck, stem, stages)
+    return with_weights(backbone, weights, allow_partial_weights, weights_sha256)
 
 
 def vggface2_senet50(

@@ -13,8 +13,8 @@ from torch.nn import functional as F
 
 from fer.config.compose import compose
 from fer.errors import ConfigError
-from fer.models.backbones import Backbone, resnet, vggface2_resnet50
-from fer.models.senet import vggface2_senet50
+from fer.models.backbones import Backbone, resnet
+from fer.models.vggface2 import vggface2_resnet50, vggface2_senet50
 from fer.models.weights.load import WeightsError, load_backbone_weights
 
 MEAN_BGR = (91.4953, 103.8827, 131.0912)
