@@ -25,7 +25,7 @@ from fer.config.compose import compose
 from fer.launch import run_job
 
 USE_RANKS = ("test_batch_norm.py", "test_distributed.py", "test_methods_on_ranks.py")
-START_ONCE = ("test_demo_strangers.py", "test_markup.py", "test_sweep.py", "test_web_demo.py")
+START_ONCE = ("test_demo_strangers.py", "test_figures.py", "test_markup.py", "test_sweep.py", "test_web_demo.py")
 FOR_PROCESSES = "COVERAGE_PROCESS_CONFIG"
 """Makes coverage trace processes that start."""
 
@@ -35,7 +35,7 @@ hypothesis.settings.load_profile("suite")
 
 
 class KeepTogether(LoadScopeScheduling):
-    """Runs tests that use ``ranks``, one server or one sweep in one of the suite's processes, which starts it once."""
+    """Runs tests that use the same ranks, server, sweep or runs in one process of the suite, which starts them once."""
 
     def _split_scope(self, nodeid: str) -> str:
         file = Path(nodeid.partition("::")[0]).name

@@ -264,6 +264,7 @@ def test_the_options_name_what_the_readers_take(data: str) -> None:
 # ---- The real thing ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not (SHARED / "data" / "ferplus.npz").is_file(), reason="needs ferplus.npz of FER_SHARED")
 def test_the_counts_are_those_of_the_data(tmp_path: Path) -> None:
     """The complete set has 3,153 in PrivateTest; the copy at hand lacks half of them, and has all others."""

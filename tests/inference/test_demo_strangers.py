@@ -288,7 +288,9 @@ def test_names_of_other_machines_and_of_a_proxy(run: RunFolder, tmp_path: Path) 
         server.end()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, *(pytest.param(each, marks=pytest.mark.slow) for each in (signal.SIGINT, signal.SIGHUP))]
+)
 def test_uploads_are_removed_at_any_signal(run: RunFolder, tmp_path: Path, number: signal.Signals) -> None:
     server = start(run, tmp_path)
     server.upload(picture())

@@ -31,7 +31,7 @@ from fer.runs.run_folder import RunFolder
 
 GRID = ["method=ce,eac", "seed=0,1"]
 RATES = "0.01,0.02"
-FAULTS = ["bad", "diverging", "exhausted", "good", "raising"]
+FAULTS = ["bad", "diverging", "good", "raising"]
 
 
 def summary(command: Command | Ended) -> list[str]:
@@ -72,7 +72,6 @@ def test_the_same_sweep_again_skips_every_job_at_once(grid: Ended, overrides: li
     assert again.status == 0
     assert summary(again)[0] == "4 jobs: 4 skipped"
     assert snapshot(grid.folder) == before
-    assert again.seconds < grid.seconds / 2
 
 
 def test_a_job_of_a_sweep_is_the_run_that_its_command_alone_would_be(
@@ -156,7 +155,7 @@ class Faulty(NamedTuple):
     files: dict[Path, tuple[int, bytes]]
     """Files that the first command left: time of change and content."""
     again: Ended
-    """The same command after the causes of two failures have gone."""
+    """The same command after the cause of one failure has gone."""
 
     def folder(self, name: str) -> RunFolder:
         (folder,) = (self.first.folder / "out" / "faulty").glob(f"*-experiment@{name}/seed0")
@@ -172,15 +171,8 @@ def faulty(overrides: list[str], tmp_path_factory: pytest.TempPathFactory) -> Fa
     """A sweep given by a configuration, where one job is good and every other one fails in its own way."""
     folder = tmp_path_factory.mktemp("faulty")
     cause = folder / "cause"
-
-    def failing(error: str, message: str) -> dict[str, object]:
-        callback = {
-            "_target_": "support.sweeping.FailWhile",
-            "file": str(cause),
-            "error": {"_target_": error, "_args_": [message]},
-        }
-        return {"callbacks": {"fault": callback}}
-
+    error = {"_target_": "builtins.ZeroDivisionError", "_args_": ["of all things"]}
+    fault = {"_target_": "support.sweeping.FailWhile", "file": str(cause), "error": error}
     path = write_options(
         folder / "options",
         sweep__faulty={
@@ -190,8 +182,7 @@ def faulty(overrides: list[str], tmp_path_factory: pytest.TempPathFactory) -> Fa
         experiment__good={"seed": 0},
         experiment__bad={"method": {"lam": -1}},
         experiment__diverging={"optim": {"lr": 1e30}},
-        experiment__raising=failing("builtins.ZeroDivisionError", "of all things"),
-        experiment__exhausted=failing("torch.OutOfMemoryError", "CUDA out of memory. Tried to allocate 1.00 GiB"),
+        experiment__raising={"callbacks": {"fault": fault}},
     )
     arguments = [path, "sweep=faulty", "launch.max_restarts=0", "output_dir=out"]
     cause.touch()
@@ -203,7 +194,7 @@ def faulty(overrides: list[str], tmp_path_factory: pytest.TempPathFactory) -> Fa
 
 def test_failing_jobs_do_not_keep_others_from_their_end(faulty: Faulty) -> None:
     assert faulty.first.status == 1
-    assert summary(faulty.first)[0] == "5 jobs: 1 done, 4 failed"
+    assert summary(faulty.first)[0] == "4 jobs: 1 done, 3 failed"
     assert faulty.folder("good").result_file in faulty.files
 
 
@@ -213,7 +204,6 @@ def test_failing_jobs_do_not_keep_others_from_their_end(faulty: Faulty) -> None:
         ("bad", "ConfigError: method.lam"),
         ("diverging", "TrainingError: "),
         ("raising", "ZeroDivisionError: of all things"),
-        ("exhausted", "OutOfMemoryError: CUDA out of memory. Tried to allocate 1.00 GiB"),
     ],
 )
 def test_a_failed_job_says_why_in_its_folder_and_in_the_summary(name: str, error: str, faulty: Faulty) -> None:
@@ -232,11 +222,10 @@ def test_the_traceback_of_an_unexpected_error_is_kept(faulty: Faulty) -> None:
 
 def test_failed_jobs_are_resumed_when_the_cause_has_gone(faulty: Faulty) -> None:
     assert faulty.again.status == 1
-    assert summary(faulty.again)[0] == "5 jobs: 1 skipped, 2 resumed, 2 failed"
-    for name in ("raising", "exhausted"):
-        assert faulty.folder(name).state == "done"
-        assert times_trained(faulty.folder(name).path) == ALL_EPOCHS
-        assert_same_outcome(faulty.folder(name).path, faulty.folder("good").path)
+    assert summary(faulty.again)[0] == "4 jobs: 1 skipped, 1 resumed, 2 failed"
+    assert faulty.folder("raising").state == "done"
+    assert times_trained(faulty.folder("raising").path) == ALL_EPOCHS
+    assert_same_outcome(faulty.folder("raising").path, faulty.folder("good").path)
     for name in ("bad", "diverging"):
         assert faulty.folder(name).state == "failed"
     assert all(file.name != "error.txt" for file in snapshot(faulty.folder("raising").path))
@@ -272,9 +261,19 @@ class Interruptible:
 
     def assert_finished_as(self, undisturbed: list[Path]) -> None:
         folders = run_folders(self.folder / "out" / "rates")
-        assert len(folders) == len(undisturbed)
+        assert [folder.parent.name for folder in folders] == [
+            "eac-tiny-symmetric0.3-lam5-optim.lr@0.01", "eac-tiny-symmetric0.3-lam5-optim.lr@0.02",
+        ]  # fmt: skip
         for folder, other in zip(folders, undisturbed, strict=True):
             assert_same_outcome(folder, other)
+
+    def assert_ends_as(self, undisturbed: list[Path], told: str) -> None:
+        """The command goes on to the end of all jobs, and no epoch was trained twice."""
+        command = self.start()
+        assert command.wait() == 0, command.output
+        assert summary(command)[0] == told
+        self.assert_finished_as(undisturbed)
+        assert [times_trained(folder) for folder in run_folders(self.folder / "out")] == [ALL_EPOCHS, ALL_EPOCHS]
 
 
 @pytest.fixture
@@ -290,6 +289,16 @@ def undisturbed(train: Train, tmp_path: Path) -> list[Path]:
     return [tmp_path / "undisturbed" / rate for rate in RATES.split(",")]
 
 
+def test_a_sweep_ended_in_its_second_job_goes_on_there(interruptible: Interruptible, undisturbed: list[Path]) -> None:
+    command = interruptible.start("0.02 1")
+    command.process.terminate()
+    assert command.wait() == 143, command.output
+    assert summary(command)[0] == "2 jobs: 1 done, 1 not finished"
+    assert_all_end(command)
+    interruptible.assert_ends_as(undisturbed, "2 jobs: 1 skipped, 1 resumed")
+
+
+@pytest.mark.slow
 def test_a_sweep_interrupted_in_every_way_ends_as_if_it_had_not_been(
     interruptible: Interruptible, undisturbed: list[Path]
 ) -> None:
@@ -315,15 +324,7 @@ def test_a_sweep_interrupted_in_every_way_ends_as_if_it_had_not_been(
     assert summary(command)[0] == "2 jobs: 1 resumed, 1 not finished"
     assert_all_end(command)
 
-    command = interruptible.start()
-    assert command.wait() == 0, command.output
-    assert summary(command)[0] == "2 jobs: 1 skipped, 1 resumed"
-    interruptible.assert_finished_as(undisturbed)
-    folders = run_folders(interruptible.folder / "out")
-    assert [times_trained(folder) for folder in folders] == [ALL_EPOCHS, ALL_EPOCHS]
-    assert [folder.parent.name for folder in folders] == [
-        "eac-tiny-symmetric0.3-lam5-optim.lr@0.01", "eac-tiny-symmetric0.3-lam5-optim.lr@0.02",
-    ]  # fmt: skip
+    interruptible.assert_ends_as(undisturbed, "2 jobs: 1 skipped, 1 resumed")
 
 
 def test_sigterm_between_two_jobs_ends_a_sweep_with_its_summary(overrides: list[str], tmp_path: Path) -> None:

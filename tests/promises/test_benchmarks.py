@@ -2,36 +2,43 @@
 
 from __future__ import annotations
 
-import os
+import contextlib
 import re
-import subprocess
+import runpy
 import sys
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from support.project import PROJECT
 
 SMALL = ["backbone=tiny", "backbone.width=8", "augment.size=32", "data.reader.train=140", "data.reader.test=70"]
+SCRIPTS = sorted((PROJECT / "scripts").glob("bench_*.py"))
 
 
-@pytest.mark.parametrize(
-    ("script", "arguments", "expected"),
-    [
-        (
-            "bench_methods.py",
-            ["--methods", "man", "--steps", "2", "--rounds", "1", "--overrides", *SMALL],
-            r"(?m)^ce +\d+ +1\.00 .*\nman +\d+ +\d+\.\d\d ",
-        ),
-        ("bench_overhead.py", ["--help"], "usage: bench_overhead.py"),
-        ("bench_pictures.py", ["--help"], "usage: bench_pictures.py"),
-        ("bench_scaling.py", ["--help"], "usage: bench_scaling.py"),
-        ("bench_step.py", ["--help"], "usage: bench_step.py"),
-        ("bench_store.py", ["--help"], "usage: bench_store.py"),
-        ("bench_sweep.py", ["--help"], "usage: bench_sweep.py"),
-    ],
-)
-def test_a_benchmark_runs(script: str, arguments: list[str], expected: str) -> None:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(PROJECT)}
-    command = [sys.executable, str(PROJECT / "scripts" / script), *arguments]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert re.search(expected, done.stdout), done.stdout
+Bench = Callable[..., str]
+
+
+@pytest.fixture
+def bench(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Bench:
+    """``bench(script, "--option")`` runs a script in this process, where torch is loaded, and returns its text."""
+
+    def run(script: Path, *options: str) -> str:
+        monkeypatch.setattr(sys, "argv", [str(script), *options])
+        monkeypatch.syspath_prepend(script.parent)
+        with contextlib.suppress(SystemExit):
+            runpy.run_path(str(script), run_name="__main__")
+        return capsys.readouterr().out
+
+    return run
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.stem)
+def test_a_benchmark_says_what_it_takes(script: Path, bench: Bench) -> None:
+    assert f"usage: {script.name}" in bench(script, "--help")
+
+
+def test_methods_are_timed_beside_cross_entropy(bench: Bench) -> None:
+    options = ["--methods", "man", "--steps", "2", "--rounds", "1", "--overrides", *SMALL]
+    text = bench(PROJECT / "scripts" / "bench_methods.py", *options)
+    assert re.search(r"(?m)^ce +\d+ +1\.00 .*\nman +\d+ +\d+\.\d\d ", text), text

@@ -53,6 +53,8 @@ COMMANDS: list[dict[str, Any]] = [
     {"_target_": "torch.distributed.run.main", "args": ["--no-python", "touch", "MARK"]},
     {"_target_": "runpy.run_path", "path_name": "FOLDER/hubconf.py"},
 ]
+AT_ONCE = 20
+"""Seconds of processor time of a slow machine; a bomb that goes off takes hours."""
 PLACES = (
     "method", "method.lam", "backbone", "backbone.width", "augment", "augment.size", "noise", "noise.ratio",
     "data.reader", "data.reader.root", "data.store_size", "optim.optimizer", "optim.optimizer.params",
@@ -277,12 +279,12 @@ def test_text_is_never_resolved(run: Path, tmp_path: Path, monkeypatch: pytest.M
         ("a: b: c", "line 1"),
     ],
 )  # fmt: skip
-def test_bombs_end_in_one_line_within_a_second(text: str, message: str, run: Path, tmp_path: Path) -> None:
+def test_bombs_end_in_one_line_at_once(text: str, message: str, run: Path, tmp_path: Path) -> None:
     (run / "config.yaml").write_text(text)
-    started = time.perf_counter()
+    started = time.process_time()
     with pytest.raises(UserError, match=message) as caught:
         RunFolder(run).config()
-    assert time.perf_counter() - started < 1
+    assert time.process_time() - started < AT_ONCE
     assert "\n" not in str(caught.value) and str(run / "config.yaml") in str(caught.value)
 
 
@@ -290,11 +292,11 @@ def test_bombs_end_in_one_line_within_a_second(text: str, message: str, run: Pat
 @pytest.mark.parametrize("text", ["[" * 1_000_000, '{"a":' * 1_000_000, "[]", "{", '{"a": ' + "9" * 5000 + "}"])
 def test_nested_and_other_json_is_told_in_one_line(name: str, text: str, run: Path) -> None:
     (run / name).write_text(text)
-    started = time.perf_counter()
+    started = time.process_time()
     read = {"result.json": RunFolder(run).result, "stamp.json": RunFolder(run).stamp}[name]
     with pytest.raises(UserError, match=rf"{name} cannot be read") as caught:
         read()
-    assert time.perf_counter() - started < 1 and "\n" not in str(caught.value)
+    assert time.process_time() - started < AT_ONCE and "\n" not in str(caught.value)
 
 
 def test_records_that_nest_end_the_list(run: Path) -> None:

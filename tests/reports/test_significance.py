@@ -9,6 +9,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import numpy as np
 import pytest
 from hypothesis import given
@@ -134,6 +135,7 @@ def test_equal_differences_have_no_spread_but_ranks() -> None:
     assert paired(differences, "wilcoxon")[2:] == (None, 0.25, "least p possible 0.25")
 
 
+@hypothesis.settings(max_examples=25)
 @given(st.lists(st.integers(-300, 300), min_size=2, max_size=12), st.sampled_from(["t", "wilcoxon"]))
 def test_exchanging_the_two_sides_changes_the_sign_only(hundredths: list[int], test: Any) -> None:
     differences = [value / 100 for value in hundredths]

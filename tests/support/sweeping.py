@@ -94,13 +94,12 @@ class Ended(NamedTuple):
     folder: Path
     status: int
     output: str
-    seconds: float
 
 
 def run(arguments: Sequence[str], folder: Path, **environment: str) -> Ended:
-    command, started = Command(arguments, folder, **environment), time.monotonic()
+    command = Command(arguments, folder, **environment)
     status = command.wait()
-    return Ended(folder, status, command.output, time.monotonic() - started)
+    return Ended(folder, status, command.output)
 
 
 def wait_until(holds: Callable[[], object], command: Command, seconds: float = 120) -> None:
