@@ -65,7 +65,7 @@ def report(options: argparse.Namespace) -> str:
         if known and metric not in known:
             raise UserError(f"no finished run has the metric {metric!r}; there are {', '.join(sorted(known))}")
     series = series_beside(table, "test/acc") if options.published and "test/acc" in metrics else []
-    compared = (options.metric or ["test/acc"]) if options.against else []
+    compared = (options.metric or _HEADLINE) if options.against else []
     comparisons = [one for metric in compared for one in compare(table, metric, options.against, options.test)]
     remarks = notes(table, metrics, series, found.faults, compared=bool(comparisons))
     figures = draw(table, options.plots) if options.plots else []

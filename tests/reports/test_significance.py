@@ -86,6 +86,8 @@ def test_the_printed_comparison_names_test_correction_and_baseline(
     printed = capsys.readouterr().out
     assert "Differences from ce, percentage points, paired by seed, paired t-test" in printed
     assert "not corrected" in printed and "significan" not in printed
+    lines = [line for line in printed.partition("Differences")[2].splitlines() if line.startswith("| eac")]
+    assert {line.split("|")[-7].partition(",")[0].strip() for line in lines} == {"accuracy", "mean class accuracy"}
 
 
 def test_a_key_within_a_method_can_be_the_baseline(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
