@@ -35,20 +35,25 @@ STATES, READING = "hashes by the files' states", "hashes by reading all files"
 
 
 def make_files(root: Path, count: int, size: int) -> SampleTable:
-    """Write ``count`` JPEG files of different content; some bytes behind a picture make another file of it."""
+    """Write ``count`` JPEG files of different content."""
     root.mkdir()
+    paths = tuple(root / f"{number:05d}.jpg" for number in range(count))
+    write_different_pictures(paths, size)
+    rows = np.arange(count)
+    return SampleTable("bench", root, paths, rows % 7, rows < 0.8 * count, tuple("abcdefg"))
+
+
+def write_different_pictures(paths: Sequence[Path], size: int) -> None:
+    """Write JPEG files of ``size`` x ``size`` pixels; some bytes behind a picture make another file of it."""
     generator = np.random.default_rng(0)
     pictures = []
-    for _ in range(min(PICTURES, count)):
+    for _ in range(min(PICTURES, len(paths))):
         coarse = Image.fromarray(generator.integers(0, 256, (12, 12, 3), dtype=np.uint8))
         stream = io.BytesIO()
         coarse.resize((size, size), Image.Resampling.BICUBIC).save(stream, "JPEG", quality=95)
         pictures.append(stream.getvalue())
-    paths = tuple(root / f"{number:05d}.jpg" for number in range(count))
     for number, path in enumerate(paths):
         path.write_bytes(pictures[number % len(pictures)] + number.to_bytes(4, "little"))
-    rows = np.arange(count)
-    return SampleTable("bench", root, paths, rows % 7, rows < 0.8 * count, tuple("abcdefg"))
 
 
 def forget_pages(path: Path) -> None:

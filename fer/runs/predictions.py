@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from fer.runs.run_folder import RunFolder, RunFolderError
 
 _COLUMNS = ("split", "file", "clean_label", "given_label", "predicted", "confidence")
 
-_Sample = tuple[str, int, int, int, float, list[float]]
+_SPLITS = ("test", "train")
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,34 +99,49 @@ def _lines(path: Path) -> Iterator[list[str]]:
         raise RunFolderError(f"{path} cannot be read: {error}") from error
 
 
-def read_predictions(folder: RunFolder) -> dict[str, SplitTable]:
-    """Read the predictions of the splits ``test`` and ``train``.
+def read_predictions(folder: RunFolder, splits: Sequence[str] = _SPLITS) -> dict[str, SplitTable]:
+    """Read the predictions of ``splits``, some of ``test`` and ``train``; lines of another one are passed over.
 
     Raises:
         RunFolderError: the file is missing, or a line of it is not as this project writes it.
     """
     names = read_class_names(folder)
     path = folder.predictions_file
-    samples: dict[str, list[_Sample]] = {"test": [], "train": []}
+    samples = {split: _Samples() for split in splits}
     try:
         with open_regular_text(path) as stream:
             reader = CsvReader(stream)
             try:
-                for split, sample in _samples(reader, names):
-                    samples[split].append(sample)
+                _read_samples(reader, names, samples)
             except (ValueError, csv.Error) as error:
                 message = f"{path}, line {reader.line_number}: {error}; restore it, or train again"
                 raise RunFolderError(message) from error
     except (OSError, UnicodeDecodeError) as error:
         raise RunFolderError(f"{path} cannot be read: {error}") from error
     for split, found in samples.items():
-        if not found:
+        if not found.files:
             raise RunFolderError(f"{path} has no line of the {split} split; restore it, or train again")
-    return {split: _table(names, found) for split, found in samples.items()}
+    return {split: found.table(names) for split, found in samples.items()}
 
 
-def _samples(lines: Iterator[list[str]], names: Sequence[str]) -> Iterator[tuple[str, _Sample]]:
-    """Split and sample of every line; a ``ValueError`` says what is wrong with the newest."""
+class _Samples:
+    """The lines of one split in flat arrays: as Python objects they would take ten times the memory."""
+
+    def __init__(self) -> None:
+        self.files: list[str] = []
+        self.labels = array("q")
+        """Clean, given and predicted label of each sample."""
+        self.shares = array("d")
+        """Confidence of each sample, and its probability of each class."""
+
+    def table(self, names: tuple[str, ...]) -> SplitTable:
+        clean, given, predicted = np.array(self.labels, dtype=np.int64).reshape(-1, 3).T.copy()
+        shares = np.array(self.shares).reshape(-1, 1 + len(names))
+        return SplitTable(names, tuple(self.files), clean, given, predicted, shares[:, 0].copy(), shares[:, 1:].copy())
+
+
+def _read_samples(lines: Iterator[list[str]], names: Sequence[str], samples: Mapping[str, _Samples]) -> None:
+    """Add every line to the samples of its split; a ``ValueError`` says what is wrong with the newest line."""
     header = next(lines)
     absent = [name for name in _COLUMNS if name not in header]
     if absent:
@@ -140,11 +156,14 @@ def _samples(lines: Iterator[list[str]], names: Sequence[str]) -> Iterator[tuple
         if len(line) != len(header):
             raise ValueError(f"{len(line)} fields where the first line has {len(header)}")
         split, file, *given, confidence = (line[column] for column in columns)
-        if split not in ("test", "train"):
+        if split not in _SPLITS:
             raise ValueError(f"the split is {split!r}, which is neither test nor train")
-        clean, label, predicted = (_label(name, labels) for name in given)
-        probabilities = [_share(field) for field in line[first:last]]
-        yield split, (file, clean, label, predicted, _share(confidence), probabilities)
+        if split not in samples:
+            continue
+        found = samples[split]
+        found.files.append(file)
+        found.labels.extend([_label(name, labels) for name in given])
+        found.shares.extend([_share(field) for field in (confidence, *line[first:last])])
 
 
 def _label(name: str, labels: Mapping[str, int]) -> int:
@@ -161,12 +180,6 @@ def _share(text: str) -> float:
     return value
 
 
-def _table(names: tuple[str, ...], samples: Sequence[_Sample]) -> SplitTable:
-    files, *labels, confidence, probabilities = zip(*samples, strict=True)
-    clean, given, predicted = (np.array(column, dtype=np.int64) for column in labels)
-    return SplitTable(names, files, clean, given, predicted, np.array(confidence), np.array(probabilities))
-
-
 def read_out_of_fold(folders: Sequence[RunFolder]) -> SplitTable:
     """Join what the runs of a cross-validation predict for their folds: every training sample once.
 
@@ -180,7 +193,7 @@ def read_out_of_fold(folders: Sequence[RunFolder]) -> SplitTable:
         RunFolderError: a file cannot be read, or the runs divide other samples, or the same ones in another way.
     """
     labels = [read_labels(folder) for folder in folders]
-    tested = [read_predictions(folder)["test"] for folder in folders]
+    tested = [read_predictions(folder, ("test",))["test"] for folder in folders]
     first = labels[0]
     for folder, others in zip(folders, labels, strict=True):
         if [sample[:3] for sample in others] != [sample[:3] for sample in first]:

@@ -16,6 +16,9 @@ from fer.methods.core.method import Method
 SplitPredictions = Mapping[str, Tensor]
 """``probabilities`` (n, K) and a method's own per-sample outputs (n,), in the order of the split."""
 
+_CHUNK = 4096
+"""Rows that are Python numbers at a time: those of a whole split would take a kilobyte for each of its samples."""
+
 
 def predict(trainer: L.Trainer, method: Method, datamodule: FaceDataModule) -> dict[str, SplitPredictions]:
     """Predict the test split and the whole training split with all ranks, without augmentation."""
@@ -59,21 +62,27 @@ def rows(
     table = datamodule.table
     for split, dataset in (("test", datamodule.test), ("train", datamodule.train)):
         values = predictions[split]
-        extra: list[list[Any]] = [values[key].tolist() for key in _extra(predictions)]
-        for name, concluded in conclusions.items():
-            if split == "test":
-                extra.append([""] * len(dataset))
-            elif name.endswith("_label"):
-                extra.append([table.class_names[label] for label in concluded.tolist()])
-            else:
-                extra.append([f"{value:.6g}" for value in concluded.tolist()])
-        for position, p in enumerate(values["probabilities"].tolist()):
-            best = max(range(len(p)), key=p.__getitem__)
-            labels = (dataset.clean[position], dataset.given[position], best)
-            names = [table.class_names[label] for label in labels]
-            own = [column[position] for column in extra]
-            file = table.file_names[dataset.rows[position]]
-            yield [split, file, *names, f"{p[best]:.6f}", *own, *(f"{q:.6f}" for q in p)]
+        for start in range(0, len(dataset), _CHUNK):
+            part = slice(start, start + _CHUNK)
+            own: list[list[Any]] = [values[key][part].tolist() for key in _extra(predictions)]
+            own += [_conclusion(split, key, all_rows[part], table.class_names) for key, all_rows in conclusions.items()]
+            for position, p in enumerate(values["probabilities"][part].tolist()):
+                best = max(range(len(p)), key=p.__getitem__)
+                sample = start + position
+                labels = (dataset.clean[sample], dataset.given[sample], best)
+                names = [table.class_names[label] for label in labels]
+                file = table.file_names[dataset.rows[sample]]
+                extra = [column[position] for column in own]
+                yield [split, file, *names, f"{p[best]:.6f}", *extra, *(f"{q:.6f}" for q in p)]
+
+
+def _conclusion(split: str, name: str, values: Tensor, class_names: tuple[str, ...]) -> list[str]:
+    """Write what a method concluded about training samples; the test split has empty cells."""
+    if split == "test":
+        return [""] * _CHUNK
+    if name.endswith("_label"):
+        return [class_names[label] for label in values.tolist()]
+    return [f"{value:.6g}" for value in values.tolist()]
 
 
 def memorization(train: FaceDataset, predictions: SplitPredictions) -> dict[str, float]:

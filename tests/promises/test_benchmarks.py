@@ -42,3 +42,9 @@ def test_methods_are_timed_beside_cross_entropy(bench: Bench) -> None:
     options = ["--methods", "man", "--steps", "2", "--rounds", "1", "--overrides", *SMALL]
     text = bench(PROJECT / "scripts" / "bench_methods.py", *options)
     assert re.search(r"(?m)^ce +\d+ +1\.00 .*\nman +\d+ +\d+\.\d\d ", text), text
+
+
+@pytest.mark.slow
+def test_many_files_are_measured_from_their_list_to_the_first_epoch(bench: Bench) -> None:
+    text = bench(PROJECT / "scripts" / "bench_scaling.py", "--sizes", "--ranks", "--workers", "--files", "140")
+    assert re.search(r"(?m)^ +files +list s +hash s .*\n +140( +\d+\.\d){6} ", text), text
