@@ -31,3 +31,7 @@ class RunFailed(Exception):
 
 class TrainingError(UserError):
     """Training that went wrong on every rank alike and would do so again."""
+
+
+class Pruned(UserError):
+    """A trial of a search that was stopped because others were better; its run can be resumed."""

@@ -23,3 +23,8 @@ CountFrom1 = Annotated[int, Ge(1)]
 CountFrom2 = Annotated[int, Ge(2)]
 ViewSize = Annotated[int, Interval(ge=8, le=2048)]
 """Edge of a square image in pixels."""
+
+COMPILE_MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
+"""Modes of ``torch.compile``."""
+MOST_PIXELS = 2048
+"""Largest edge of a decoded image."""

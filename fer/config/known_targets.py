@@ -33,7 +33,7 @@ _PLACES = {
     r"data\.reader": "data",
     r"optim\.(optimizer|scheduler)": "optim",
     r"callbacks\.[^.]+": "callbacks",
-    r"logger(\.[^.]+)?": "logger",
+    r"logger\.[^.]+": "logger",
     r"trainer": "trainer",
 }
 _SHIPPED = re.compile(r"^\s*(?:- )?_target_: *([\w.]+)", re.MULTILINE)

@@ -6,21 +6,17 @@ checked against the signature of its ``_target_`` where it is built, see ``fer.c
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from fer.config.devices import check_accelerator, devices_per_node
 from fer.config.trainer_keys import check_trainer_keys
+from fer.config.wrong_settings import in_words, value_at
 from fer.errors import ConfigError
-from fer.files.visible_text import visible_name
+from fer.ranges import COMPILE_MODES, MOST_PIXELS
 
-COMPILE_MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
-"""Modes of ``torch.compile``."""
-MOST_PIXELS = 2048
-"""Largest edge of a decoded image."""
-_SHOWN = 80
 _ONLY_FOR_TRAINING = (
     "trainer", "trainer.max_epochs", "trainer.enable_progress_bar", "optim", "launch", "callbacks", "logger",
     "output_dir", "unnamed_keys",
@@ -79,6 +75,17 @@ class OptimSettings(_Section):
     frozen: tuple[Annotated[str, Field(strict=True)], ...] = ()
     layer_decay: Annotated[float, BeforeValidator(_no_truth_value), Field(strict=True, gt=0, le=1)] = 1.0
     frozen_batch_norm: Truth = False
+
+
+class SearchSettings(_Section):
+    """Which trial of a search a run is; the sweeper says so to each of its jobs."""
+
+    storage: FolderPath
+    """See ``fer.training.study.open_storage``."""
+    study: Annotated[str, Field(strict=True)]
+    trial: WholeFrom0
+    """Number of the trial in the study."""
+    pruner: Node
 
 
 class LaunchSettings(_Section):
@@ -148,7 +155,9 @@ class Settings(_Section):
     optim: OptimSettings | None = None
     """``None`` in a process that trains nothing."""
     callbacks: Mapping[str, Any] = Field(default_factory=dict)
-    logger: Node | None = None
+    search: SearchSettings | None = None
+    logger: Annotated[Mapping[str, Node | None], BeforeValidator(lambda value: value or {})] = {}
+    """Description of each logger by its name."""
     choices: Mapping[str, str | None] = Field(default_factory=dict)
     """Chosen option of every group."""
 
@@ -192,7 +201,7 @@ def read_settings(config: Mapping[str, Any], source: str = "") -> Settings:
     try:
         return Settings.model_validate(present)
     except ValidationError as error:
-        said = _in_words(error.errors(include_url=False), config)
+        said = in_words(error.errors(include_url=False), config)
         raise ConfigError(f"{source}: {said}" if source else said) from error
 
 
@@ -207,8 +216,9 @@ def check_for_training(config: Mapping[str, Any], *, ranks_exist: bool) -> Setti
         ConfigError: naming the key.
     """
     for key in _ONLY_FOR_TRAINING:
-        parts = key.split(".")
-        if parts[-1] not in (config if len(parts) == 1 else _value(config, parts[:-1]) or ()):
+        *above, name = key.split(".")
+        section = value_at(config, above)
+        if name not in section if isinstance(section, Mapping) else section is None:
             raise ConfigError(f"missing required key {key}")
     settings = read_settings(config)
     if settings.optim is None:
@@ -232,65 +242,3 @@ def check_for_training(config: Mapping[str, Any], *, ranks_exist: bool) -> Setti
             "machine"
         )
     return settings
-
-
-def _in_words(errors: Sequence[Any], config: Mapping[str, Any]) -> str:
-    """Describe the first error of pydantic: the key, its value, and what it must be."""
-    error = errors[0]
-    if not error["loc"]:  # keys that do not go together
-        return str(error["ctx"]["error"])
-    parts = [str(part) for part in error["loc"]]
-    # pydantic appends the names of a type's alternatives to the key; users have not written these.
-    while parts and len(parts) > 1 and not _is_key(parts, config):
-        parts.pop()
-    key, kind, context = ".".join(parts), error["type"], error.get("ctx", {})
-    if kind == "missing":
-        return f"missing required key {key}"
-    value = visible_name(repr(_value(config, parts)))
-    value = value if len(value) <= _SHOWN else f"{value[:_SHOWN]}..."
-    if key in _WANTED:
-        return f"{key} is {value}; it must be {_WANTED[key]}"
-    wanted = {
-        "mapping_type": "a section of keys and values",
-        "is_instance_of": "a section of keys and values",
-        "dict_type": "a section of keys and values",
-        "model_type": "a section of keys and values",
-        "model_attributes_type": "a section of keys and values",
-        "bool_type": "true or false",
-        "string_pattern_mismatch": "the path of a folder",
-        "literal_error": f"{context.get('expected')}",
-        "string_type": "the path of a folder",
-        "float_type": "a number",
-        "float_parsing": "a number",
-    }.get(kind, f"a whole number{_RANGES.get(parts[-1], ' of 1 or more')}")
-    return f"{key} is {value}; it must be {wanted}"
-
-
-_WANTED = {
-    "compile": f"true, false or one of {', '.join(COMPILE_MODES)}",
-    "optim.frozen": "a list of names of the backbone's modules",
-    "optim.layer_decay": "a number above 0, at most 1",
-}
-"""Kinds of single keys in words; those of other keys are told by the kind of error."""
-_RANGES = {
-    "seed": " of 0 or more",
-    "folds": " of 2 or more",
-    "fold": " of 0 or more",
-    "num_workers": " of 0 or more",
-    "max_restarts": " of 0 or more",
-    "store_size": f" of 1 to {MOST_PIXELS}",
-}
-
-
-def _is_key(parts: list[str], config: Mapping[str, Any]) -> bool:
-    value: Any = config
-    for part in parts[:-1]:
-        value = value.get(part) if isinstance(value, Mapping) else None
-    return isinstance(value, Mapping) and (parts[-1] in value or not parts[-1][:1].isupper())
-
-
-def _value(config: Mapping[str, Any], parts: list[str]) -> Any:
-    value: Any = config
-    for part in parts:
-        value = value.get(part) if isinstance(value, Mapping) else None
-    return value

@@ -40,6 +40,19 @@ def tell_apart(headings: Sequence[str]) -> list[str]:
     return told
 
 
+def verbatim(text: str) -> str:
+    """Put a text between fences longer than any in it: TensorBoard would take it for Markdown, with links and pictures.
+
+    Control characters other than line ends become U+FFFD: the Markdown that TensorBoard uses keeps some for itself.
+    """
+    lines = [
+        "".join(character if character.isprintable() or character == "\t" else "\ufffd" for character in line)
+        for line in text.splitlines()
+    ]
+    fence = "`" * (1 + max([2, *map(len, re.findall("`+", text))]))
+    return "\n".join([fence, *lines, fence])
+
+
 def _escape(found: re.Match[str]) -> str:
     code = ord(found[0])
     return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"

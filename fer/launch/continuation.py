@@ -36,8 +36,8 @@ _MAY_DIFFER = (
     "trainer.enable_progress_bar", "trainer.log_every_n_steps",
 )  # fmt: skip
 """Keys that never change a result and name no code, as those of ``callbacks`` and ``logger`` do."""
-_OF_THE_LOGGER = {"_target_", "default_hp_metric"}
-"""Keys that do not say where files are written."""
+_OF_A_LOGGER = {"_target_", "default_hp_metric"}
+"""Keys that do not say where files or messages go."""
 
 
 @dataclass(frozen=True)
@@ -178,7 +178,8 @@ def _longer(source: RunFolder, cache_dir: str, request: Request) -> dict[str, An
         data = {**data, "root": root, "reader": {**data["reader"], "root": root}}
     longer = _with(config, _EPOCHS, request.epochs)
     ours = read_yaml(CONFIG_DIR / "train.yaml")["unnamed_keys"]
-    return {**longer, "data": data, "cache_dir": cache_dir, "unnamed_keys": ours}
+    # A run of a search goes on by itself.
+    return {**longer, "data": data, "cache_dir": cache_dir, "unnamed_keys": ours, "search": None}
 
 
 def _check_given(source: RunFolder, config: Mapping[str, Any], request: Request) -> None:
@@ -236,12 +237,12 @@ def _check_what_a_stranger_may_not(source: RunFolder, config: Mapping[str, Any],
     Raises:
         ConfigError: naming the key.
     """
-    logger = config.get("logger")
-    if isinstance(logger, Mapping) and logger.get("_target_") not in request.trust:
-        for key in sorted(map(str, logger.keys() - _OF_THE_LOGGER)):
+    for name, logger in (config.get("logger") or {}).items():
+        target = logger.get("_target_") if isinstance(logger, Mapping) else None
+        for key in () if target in request.trust else sorted(map(str, {*(logger or {})} - _OF_A_LOGGER)):
             raise ConfigError(
-                f"{source.config_file}: logger.{visible_name(key)} could write anywhere; if you know it, allow it with "
-                f"trust=[{visible_name(str(logger.get('_target_')))}]"
+                f"{source.config_file}: logger.{visible_name(name)}.{visible_name(key)} could write anywhere; if you "
+                f"know it, allow it with trust=[{visible_name(str(target))}]"
             )
     trainer = config["trainer"]
     if trainer.get("accelerator") == "cpu" and "trainer.devices" not in request.values:

@@ -19,7 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 from fer.config.compose import keys_by_epochs, stated_epochs
 from fer.config.settings import check_for_training, read_settings
 from fer.config.tidy_numbers import tidy
-from fer.errors import ConfigError, TrainingError, UserError
+from fer.errors import ConfigError, Pruned, TrainingError, UserError
 from fer.launch.workers import Result, in_one_line, is_first_rank, ranks_exist, train_in_workers, train_rank
 from fer.runs.run_folder import RunFolder, RunFolderError
 
@@ -129,7 +129,7 @@ def _failure_kept(folder: RunFolder, top: Path, *, is_sweep_job: bool = False) -
     was_new = folder.state == "new"
     try:
         yield
-    except RunFolderError:
+    except (RunFolderError, Pruned):
         raise
     except UserError as error:
         if is_sweep_job or isinstance(error, TrainingError):

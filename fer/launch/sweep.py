@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import math
 import os
 import signal
 import sys
@@ -29,7 +30,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from fer.config.hydra_errors import explain_mistake
 from fer.config.settings import check_for_training
-from fer.errors import ConfigError, RunFailed, UserError
+from fer.errors import ConfigError, Pruned, RunFailed, UserError
 from fer.files.terminal import log_to_terminal, report_errors, say
 from fer.launch import run_job, workers
 from fer.runs.protocol import protocol_named
@@ -37,7 +38,7 @@ from fer.runs.run_folder import RunFolder, State
 
 log = logging.getLogger(__name__)
 
-_OUTCOMES = ("done", "skipped", "resumed", "trial", "failed", "not finished")
+_OUTCOMES = ("done", "skipped", "resumed", "trial", "pruned", "failed", "not finished")
 _AFTER_SIGTERM = 128 + signal.SIGTERM
 _BASIC_SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
 
@@ -103,6 +104,7 @@ class Sweep:
             raise ConfigError(f"protocol={config.protocol} would search on the test set; search with protocol=holdout")
         self.started = time.time()
         self.folder = Path(config.hydra.sweep.dir)
+        self.pruned: set[Path] = set()
         self.jobs = None if searches else list(_planned(config))
         if self.jobs is not None:
             _check_folders(self.jobs)
@@ -115,7 +117,7 @@ class Sweep:
         jobs = self.jobs if self.jobs is not None else self._changed()
         by_outcome: dict[str, list[Job]] = defaultdict(list)
         for job in jobs:
-            by_outcome[job.outcome].append(job)
+            by_outcome["pruned" if job.folder.path.absolute() in self.pruned else job.outcome].append(job)
         counts = [f"{len(by_outcome[name])} {name}" for name in _OUTCOMES if name in by_outcome]
         lines = [f"{_counted(jobs)}: {', '.join(counts) or 'none was started'}"]
         for job in by_outcome["failed"]:
@@ -139,6 +141,12 @@ def _counted(jobs: Sequence[Job]) -> str:
 
 _sweeps: list[Sweep] = []
 """The sweep of this process, if it runs one."""
+
+
+def note_pruned(folder: Path) -> None:
+    """Count the job of this folder, in the summary of this process's sweep, as stopped on purpose."""
+    for each in _sweeps:
+        each.pruned.add(folder)
 
 
 @contextmanager
@@ -170,12 +178,15 @@ def summarize() -> Iterator[None]:
 
 
 def run_sweep_job(cfg: DictConfig, path: str, choices: Mapping[str, str | None]) -> float | None:
-    """Run one job of a sweep: its value for a sweeper that searches, or ``None`` when it failed.
+    """Run one job of a sweep: its value for a sweeper that searches, ``None`` when it failed, nan when it was pruned.
 
     The value is the accuracy that selects the epoch, under ``last5`` the headline.
     """
     try:
         result = run_job.run(cfg, path, choices, is_sweep_job=True)
+    except Pruned as stopped:
+        log.info("%s: %s", path, stopped)
+        return math.nan
     except (UserError, RunFailed) as error:
         log.error("failed: %s", error)
         return None

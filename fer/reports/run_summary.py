@@ -14,6 +14,7 @@ from rich.text import Text
 from fer.files.visible_text import visible_name
 from fer.reports.epochs import epochs_of_results, read_epochs
 from fer.reports.wording import METRICS, images_left_out, percent
+from fer.runs.run_folder import RunFolder
 
 _RECALL = "test/recall/"
 _TEST = ("test/acc", "test/macro_acc", "test/f1", "test/ece")
@@ -36,7 +37,8 @@ def print_run(path: str | Path, result: Mapping[str, Any], console: Console | No
     say(f"Run folder      {folder}")
     named = shlex.quote(folder)
     group = shlex.quote(visible_name(_shown(path).parent.parent))
-    say(f"Watch it        tensorboard --logdir {group}")
+    if any(RunFolder(path).tensorboard_folder.glob("events.*")):
+        say(f"Watch it        tensorboard --logdir {group}")
     say(f"Report on it    fer-report {group} --figures {group}/figures")
     say(f"Use it          fer-predict IMAGES --run {named}")
     say(f"Test it again   fer-eval {named}")

@@ -54,6 +54,7 @@ class RunFolder:
         self.lock_file = self.path / ".lock"
         self.cam_folder = self.path / "cams"
         self.tensorboard_folder = self.path / "tensorboard"
+        self.loggers_file = self.path / "loggers.json"
         self.last_checkpoint = self.path / "checkpoints" / "last.ckpt"
         self.interrupted_checkpoint = self.path / "checkpoints" / "interrupted.ckpt"
         self.best_checkpoint = self.path / "checkpoints" / "best.ckpt"
@@ -64,7 +65,7 @@ class RunFolder:
         return (
             self.config_file, self.stamp_file, self.noise_file, self.records_file, self.result_file,
             self.debug_file, self.predictions_file, self.error_file, self.log_file, self.lock_file, self.cam_folder,
-            self.last_checkpoint.parent, self.tensorboard_folder,
+            self.last_checkpoint.parent, self.tensorboard_folder, self.loggers_file,
         )  # fmt: skip
 
     @property

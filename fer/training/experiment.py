@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as L
-import numpy as np
 import torch
 from lightning.pytorch.strategies import DDPStrategy
 
@@ -19,8 +19,6 @@ from fer.config.instantiate import call_configured, instantiate_node
 from fer.config.settings import Settings
 from fer.config.trainer_keys import keys_of_a_trial
 from fer.data.loading.datamodule import FaceDataModule
-from fer.data.noise import fingerprint, labels_digest
-from fer.data.table import IntArray
 from fer.files.atomic import write_json
 from fer.files.csv_files import write_table
 from fer.files.terminal import logging_to
@@ -35,11 +33,14 @@ from fer.training.callbacks.batch_norm import ReestimatedBatchNorm
 from fer.training.callbacks.epoch_records import RunWriter
 from fer.training.callbacks.finite_losses import StepLosses
 from fer.training.callbacks.progress_bar import EpochBar
+from fer.training.callbacks.pruning import Pruning
 from fer.training.callbacks.seeding import Seeding
 from fer.training.callbacks.termination import SaveWhenTerminated, SignalsAsBefore, cluster_without_requeueing
 from fer.training.checkpoints import WholeCheckpoints, read_checkpoint
 from fer.training.finished_run import any_fault_named, check_data, load
 from fer.training.kept_config import check_data_root
+from fer.training.loggers.make import loggers_of, make_loggers
+from fer.training.run_inputs import write_inputs
 from fer.views.random_seeds import seed_everything
 
 log = logging.getLogger(__name__)
@@ -81,11 +82,13 @@ def _build(settings: Settings, folder: RunFolder, *, for_training: bool) -> Expe
         callbacks = [Seeding(settings.seed), StepLosses(), RunWriter(folder, checkpoints, datamodule.protocol)]
         if settings.evaluation.batch_norm == "reestimated":
             callbacks.append(ReestimatedBatchNorm(settings.evaluation.batches))
+        if settings.search:
+            callbacks.append(Pruning(settings.search))
         callbacks += [instantiate_node(node, f"callbacks.{name}") for name, node in settings.callbacks.items()]
         last: list[L.Callback] = [SaveWhenTerminated(folder, checkpoints)]
-        logger = instantiate_node(settings.logger, "logger", save_dir=folder.path, name="tensorboard", version="")
+        loggers = make_loggers(settings.logger, folder, f"{folder.path.parent.name}/{folder.path.name}")
     else:
-        callbacks, last, logger = [], [SignalsAsBefore()], None
+        callbacks, last, loggers = [], [SignalsAsBefore()], []
     on_terminal = settings.trainer.enable_progress_bar and for_training and sys.stdout.isatty()
     is_distributed = settings.trainer.world_size > 1
     trainer: L.Trainer = instantiate_node(
@@ -95,7 +98,7 @@ def _build(settings: Settings, folder: RunFolder, *, for_training: bool) -> Expe
         strategy=DDPStrategy(broadcast_buffers=False) if is_distributed else "auto",
         plugins=[checkpoints, *cluster_without_requeueing()],
         callbacks=callbacks + ([EpochBar()] if on_terminal else []) + last,
-        logger=logger or False,
+        logger=loggers or False,
         use_distributed_sampler=False,
         num_sanity_val_steps=0,
         enable_model_summary=False,
@@ -135,27 +138,42 @@ def train(settings: Settings, folder: RunFolder) -> dict[str, Any] | None:
         if resume is not None:
             check_data(datamodule, folder)
         if trainer.is_global_zero:
-            _write_inputs(experiment, folder, resume, done)
-        trainer.fit(method, datamodule=datamodule, ckpt_path=resume, weights_only=True)
-        if trial := keys_of_a_trial(settings.trainer.node):
-            return _end_trial(experiment, folder, trial)
-        test = _test(experiment, folder)
-        predicted = predict_splits.predict(trainer, method, datamodule)
-        if not trainer.is_global_zero:
-            return None
-        memorized = predict_splits.memorization(datamodule.train, predicted["train"])
-        result = _result(experiment, folder.records(), test, memorized)
-        if method.decided:
-            result["decided"] = dict(method.decided)
-        result["seconds"] = time.time() - started
-        conclusions = method.conclusions()
-        columns = predict_splits.header(predicted, method.class_names, conclusions)
-        write_table(folder.predictions_file, columns, predict_splits.rows(predicted, datamodule, conclusions))
-        for logger in trainer.loggers:
-            logger.log_hyperparams(*result_row(result, lr=settings.optim and settings.optim.lr))
-            logger.finalize("success")
+            write_inputs(trainer, method, datamodule, folder, resume, done)
+        with _logging(experiment, folder):
+            trainer.fit(method, datamodule=datamodule, ckpt_path=resume, weights_only=True)
+            if trial := keys_of_a_trial(settings.trainer.node):
+                return _end_trial(experiment, folder, trial)
+            test = _test(experiment, folder)
+            predicted = predict_splits.predict(trainer, method, datamodule)
+            if not trainer.is_global_zero:
+                return None
+            memorized = predict_splits.memorization(datamodule.train, predicted["train"])
+            result = _result(experiment, folder.records(), test, memorized)
+            if method.decided:
+                result["decided"] = dict(method.decided)
+            result["seconds"] = time.time() - started
+            conclusions = method.conclusions()
+            columns = predict_splits.header(predicted, method.class_names, conclusions)
+            write_table(folder.predictions_file, columns, predict_splits.rows(predicted, datamodule, conclusions))
+            row = result_row(result, lr=settings.optim and settings.optim.lr)
+            for logger in loggers_of(trainer):
+                logger.log_result(*row, epochs=settings.trainer.max_epochs)
         folder.write_result(result)
     return result
+
+
+@contextmanager
+def _logging(experiment: Experiment, folder: RunFolder) -> Iterator[None]:
+    """Start the loggers, and end them however the training ends, so that the next run does not write into theirs."""
+    loggers, config, has_failed = loggers_of(experiment.trainer), folder.config(), True
+    for logger in loggers:
+        logger.start(config)
+    try:
+        yield
+        has_failed = False
+    finally:
+        for logger in loggers:
+            logger.end(failed=has_failed)
 
 
 def _result(
@@ -235,56 +253,3 @@ def _where_to_go_on(folder: RunFolder) -> tuple[Path | None, int]:
         if epoch >= done:  # else its epoch is over, and a crash has prevented its removal
             return folder.interrupted_checkpoint, epoch
     return folder.last_checkpoint if done else None, done
-
-
-def _true_labels(datamodule: FaceDataModule) -> IntArray:
-    """True labels of all images that are used, the same for every fold."""
-    split, test = datamodule.training_split, datamodule.test
-    return split.clean if datamodule.protocol.tests_on_fold else np.concatenate([split.clean, test.clean])
-
-
-def _origin(folder: RunFolder, resume: Path | None) -> dict[str, Any]:
-    """Keep what the stamp of a run says that continues another one."""
-    origin = folder.stamp().get("continued_from") if resume is not None else None
-    return {} if origin is None else {"continued_from": origin}
-
-
-def _write_inputs(experiment: Experiment, folder: RunFolder, resume: Path | None, done: int) -> None:
-    """Write what the run starts from: noise, stamp, and records cut to what the checkpoint, if there is one, knows."""
-    datamodule = experiment.datamodule
-    folder.last_checkpoint.parent.mkdir(exist_ok=True)
-    if resume is None:
-        folder.remove_pictures()
-    elif resume == folder.interrupted_checkpoint:
-        log.info("resuming amid epoch %d", done + 1)
-    else:
-        log.info("resuming after epoch %d", done)
-    labels = "no label is wrong" if datamodule.train.labels_are_clean else "some labels are wrong"
-    for key, value in experiment.method.decided.items():
-        log.info("%s is %s here, because %s", key, value, labels)
-    folder.keep_records_before(done)
-    names, table = datamodule.table.class_names, datamodule.table
-    train, split = datamodule.train, datamodule.training_split
-    columns = [
-        [table.file_names[row] for row in split.rows],
-        [names[label] for label in split.clean],
-        [names[label] for label in split.given],
-    ]
-    header = ["file", "clean_label", "given_label"]
-    if datamodule.protocol.tests_on_fold:
-        columns.append(["test" if is_tested else "train" for is_tested in datamodule.is_tested])
-        header.append("split")
-    write_table(folder.noise_file, header, zip(*columns, strict=True))
-    folder.write_stamp({
-        "data": {"root": str(table.root), "images": datamodule.store.content_fingerprint},
-        "labels": {
-            "given": labels_digest(train.given),
-            "clean": labels_digest(_true_labels(datamodule)),
-            "published_fingerprint": fingerprint(train.given),
-            "changed": int((train.given != train.clean).sum()),
-        },
-        "device": str(experiment.trainer.strategy.root_device),
-        "devices": experiment.trainer.world_size,
-        "resumed_after_epoch": done or None,
-        **_origin(folder, resume),
-    })  # fmt: skip

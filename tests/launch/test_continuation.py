@@ -221,7 +221,7 @@ def saved(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], None]:
         (lambda f: (f / "noise.csv").unlink(), "noise.csv"),
         (entry(by_epochs=None), "of an older version; train anew"),
         (entry(by_epochs={"seed": [1]}), "by_epochs.seed is not as"),
-        (entry(logger={"sub_dir": "../.."}), "logger.sub_dir could write anywhere"),
+        (entry(logger={"csv": {"sub_dir": "../.."}}), "logger.csv.sub_dir could write anywhere"),
         (entry(trainer={"devices": 10**6}), "say so with trainer.devices=1000000"),
         (entry(callbacks={"x": {"_target_": "os.system", "command": "touch x"}}), "names code that is not known here"),
         (entry(data={"reader": {"_target_": "fer.data.readers.folder.read", "root": "/none"}}), "data is not there"),
@@ -398,8 +398,9 @@ def test_every_file_of_a_run_is_copied_or_written_at_its_end(tmp_path: Path) -> 
     copy_what_grows(source, target)
     new = {path for path in target.contents if path.exists() and path != target.lock_file}
     at_the_end = {target.config_file, target.result_file, target.debug_file, target.predictions_file, target.error_file}
-    assert new | at_the_end | {target.lock_file} == {*target.contents}
-    assert not new & at_the_end
+    of_its_own = {target.lock_file, target.loggers_file}
+    assert new | at_the_end | of_its_own == {*target.contents}
+    assert not new & (at_the_end | of_its_own)
 
 
 def test_no_method_reads_the_number_of_epochs_without_saying_so() -> None:

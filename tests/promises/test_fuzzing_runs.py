@@ -98,9 +98,8 @@ def odd_value(random: Random) -> Any:
     if random.random() < 0.25:
         node = {"_target_": random.choice(TARGETS)}
         if random.random() < 0.5:
-            node[random.choice(["_args_", "root", "command", "_partial_", "path", "_recursive_"])] = random.choice(
-                ODD_VALUES
-            )
+            key = random.choice(["_args_", "root", "command", "_partial_", "path", "_recursive_"])
+            node[key] = copy.deepcopy(random.choice(ODD_VALUES))
         return node
     return copy.deepcopy(random.choice(ODD_VALUES))
 

@@ -21,7 +21,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from lightning.pytorch.loggers import TensorBoardLogger
 from rich.console import Console
 from support.browsing import open_browser, open_page, train_with_class_names
 from support.project import PROJECT
@@ -35,7 +34,9 @@ from fer.files.visible_text import visible_name
 from fer.reports import formats
 from fer.reports.document import Document, Entry, Grid
 from fer.reports.run_summary import print_run
+from fer.runs.run_folder import RunFolder
 from fer.training.callbacks.run_card import RunCard
+from fer.training.loggers.make import make_loggers
 
 MARKUP = (
     "<img src=x onerror=document.title='owned'>",
@@ -168,7 +169,8 @@ def test_math_links_and_strikes_are_escaped_in_markdown() -> None:
 def test_configuration_and_stamp_are_shown_as_they_are(text: str, tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text(text)
     (tmp_path / "stamp.json").write_text("{}")
-    logger = TensorBoardLogger(tmp_path, name="", version="tensorboard")
+    nodes = {"tensorboard": {"_target_": "lightning.pytorch.loggers.TensorBoardLogger"}}
+    (logger,) = make_loggers(nodes, RunFolder(tmp_path), "run")
     trainer: Any = SimpleNamespace(
         is_global_zero=True, default_root_dir=str(tmp_path), current_epoch=0, loggers=[logger],
         strategy=SimpleNamespace(root_device=torch.device("cpu")),

@@ -23,13 +23,15 @@ KNOWN_BAD = [
     ("hydra-core", "1.3.3", "instantiate accepts os.system and the like as _target_"),
     ("hydra-core", "1.4.0", "other rules for dicts and targets"),
     ("omegaconf", "2.4.0", "hydra 1.3 does not work with it"),
-    ("hydra-optuna-sweeper", "1.2.0", "no limit of failures"),
-    ("sqlalchemy", "2.0.0", "Optuna 2 cannot migrate its storage"),
-    ("alembic", "1.13.0", "Optuna 2 cannot migrate its storage"),
+    ("sqlalchemy", "1.4.54", "MLflow's server does not start"),
     ("hydra-ray-launcher", "1.2.1", "pins a Ray of old"),
 ]
-# With joblib a job cannot start processes of its own; the others do not start on Python 3.11.
-UNUSABLE = {"hydra-joblib-launcher", "hydra-ax-sweeper", "hydra-nevergrad-sweeper", "hydra-rq-launcher"}
+# With joblib a job cannot start processes of its own; Optuna's sweeper needs SQLAlchemy below 2; the others do not
+# start on Python 3.11.
+UNUSABLE = {
+    "hydra-joblib-launcher", "hydra-optuna-sweeper", "hydra-ax-sweeper", "hydra-nevergrad-sweeper",
+    "hydra-rq-launcher",
+}  # fmt: skip
 PROJECT_TABLE = tomllib.loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 REQUIREMENTS = [
     Requirement(line)

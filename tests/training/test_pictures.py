@@ -29,8 +29,8 @@ from fer.runs.run_folder import RunFolder
 from fer.training import experiment
 from fer.training.callbacks import pictures, tiles
 from fer.training.callbacks.pictures import Pictures
+from fer.training.callbacks.showing import Showing
 from fer.training.callbacks.shown_faces import evenly_spread, shown_test_faces, shown_wrong_labels
-from fer.training.callbacks.tensorboard import Showing
 from fer.training.callbacks.tiles import confusion_matrix, rows_of_images
 from fer.training.finished_run import trained
 from fer.views.flip import mirror

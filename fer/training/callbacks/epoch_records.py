@@ -19,6 +19,7 @@ from fer.runs.protocol import Protocol
 from fer.runs.run_folder import RunFolder
 from fer.training.callbacks.progress_bar import epoch_line, epochs_behind
 from fer.training.checkpoints import WholeCheckpoints, copy_checkpoint
+from fer.training.loggers.make import loggers_of
 from fer.views.batch import Batch
 
 log = logging.getLogger(__name__)
@@ -83,8 +84,8 @@ class RunWriter(Checkpoint):
         if trainer.is_global_zero:
             left = (now - self._started) / (epoch + 1 - self._behind) * (trainer.max_epochs - epoch - 1)
             log.info("%s", epoch_line({"epoch": epoch, **metrics}, trainer.max_epochs, left))
-        for logger in trainer.loggers:
-            logger.log_metrics(metrics, step=epoch)
+        for logger in loggers_of(trainer):
+            logger.log_epoch(metrics, epoch=epoch, step=trainer.global_step)
         trainer.save_checkpoint(self.folder.last_checkpoint)  # a collective under DDP
         with _first_rank_writes(trainer, self.folder.last_checkpoint) as writes:
             if writes and self.checkpoints.error is not None:

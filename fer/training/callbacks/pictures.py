@@ -21,9 +21,11 @@ from fer.methods.core.method import Method
 from fer.ranges import CountFrom2
 from fer.runs.cams import CamRecord
 from fer.runs.run_folder import RunFolder
+from fer.training.callbacks.showing import Showing
 from fer.training.callbacks.shown_faces import evenly_spread, shown_test_faces, shown_wrong_labels
-from fer.training.callbacks.tensorboard import Showing, add_picture, as_jpeg, writers
 from fer.training.callbacks.tiles import Pixels, confusion_matrix, draw_ahead, rows_of_images
+from fer.training.loggers.make import loggers_of
+from fer.training.loggers.ways import as_jpeg
 from fer.views.flip import mirror
 from fer.views.heatmaps import overlay
 from fer.views.resize import resize
@@ -39,7 +41,7 @@ Beside = Callable[..., None]
 class Pictures(Showing):
     """Draws after a few epochs, and writes the maps to the run folder, also where nothing is logged.
 
-    In TensorBoard:
+    For the loggers that take pictures:
 
     - ``views``, once, before training: a few training faces as the network is going to see them;
     - ``cam/test``: where it looks for the true and for the predicted class of a few test faces and of their mirror
@@ -104,10 +106,10 @@ class Pictures(Showing):
         beside(record.write, RunFolder(trainer.default_root_dir), trainer.current_epoch)
         for tag, split in (("cam/test", "test"), ("cam/wrong_labels", "train")):
             rows = np.flatnonzero(record.split == split)
-            if len(rows) and (to := writers(trainer)):
+            if len(rows) and (to := loggers_of(trainer)):
                 picture = _maps(record, self._faces.tile, rows, method.class_names)
-                for writer in to:
-                    beside(add_picture, writer, tag, picture, trainer.current_epoch)
+                for logger in to:
+                    beside(logger.log_picture, tag, picture, trainer.current_epoch)
 
 
 def chosen_epochs(count: int, of: int) -> set[int]:
@@ -163,14 +165,14 @@ def _show_views(trainer: L.Trainer, method: Method) -> None:
     names = [method.class_names[label] for label in batch.label.tolist()]
     new_groups = range(1, len(tiles), len(tiles) // _DRAWS_OF_VIEWS)
     picture = rows_of_images(torch.stack(tiles, 1).numpy(), names, column_names, new_groups)
-    for writer in writers(trainer):
-        add_picture(writer, "views", picture, trainer.current_epoch)
+    for logger in loggers_of(trainer):
+        logger.log_picture("views", picture, trainer.current_epoch)
 
 
 def _show_confusion(trainer: L.Trainer, method: Method, confusion: Tensor, beside: Beside) -> None:
     picture = confusion_matrix(confusion.cpu().numpy(), method.class_names, _title(trainer, method))
-    for writer in writers(trainer):
-        beside(add_picture, writer, f"confusion/{method.evaluated_split}", picture, trainer.current_epoch)
+    for logger in loggers_of(trainer):
+        beside(logger.log_picture, f"confusion/{method.evaluated_split}", picture, trainer.current_epoch)
 
 
 def _title(trainer: L.Trainer, method: Method) -> str:

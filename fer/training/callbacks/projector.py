@@ -10,13 +10,14 @@ import lightning.pytorch as L
 import numpy as np
 import torch
 from annotated_types import Ge
+from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 
 from fer.data.loading.datamodule import FaceDataModule
 from fer.methods.core.explain import pooled_features
 from fer.methods.core.method import Method
+from fer.training.callbacks.showing import Showing
 from fer.training.callbacks.shown_faces import evenly_spread
-from fer.training.callbacks.tensorboard import Showing, writers
 from fer.views.resize import resize
 
 _THUMBNAIL = 32
@@ -47,7 +48,8 @@ class Projector(Showing):
         self.attempt(trainer, partial(self._show, trainer, pl_module))
 
     def _show(self, trainer: L.Trainer, method: Method) -> None:
-        missing = [writer for writer in writers(trainer) if not Path(writer.log_dir, _WRITTEN_LAST).is_file()]
+        writers = [logger.experiment for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
+        missing = [writer for writer in writers if not Path(writer.log_dir, _WRITTEN_LAST).is_file()]
         if not missing:
             return
         assert trainer.max_epochs is not None

@@ -1,14 +1,14 @@
-"""Description of a run, as text in TensorBoard, and charts there of the metrics that belong together."""
+"""Description of a run as text, and charts of the metrics that belong together, for loggers that take these."""
 
 from __future__ import annotations
 
-import re
 from functools import partial
 
 import lightning.pytorch as L
 
 from fer.runs.run_folder import RunFolder
-from fer.training.callbacks.tensorboard import Showing, writers
+from fer.training.callbacks.showing import Showing
+from fer.training.loggers.make import loggers_of
 
 _CHARTS = {
     "evaluation": {
@@ -40,24 +40,7 @@ def _show(trainer: L.Trainer) -> None:
     origin = folder.stamp().get("continued_from") or {"epochs": 0}
     is_new = trainer.current_epoch in (0, origin["epochs"])
     files = [folder.config_file, folder.stamp_file] if is_new else [folder.stamp_file]
-    for writer in writers(trainer):
+    for logger in loggers_of(trainer):
         for file in files:
-            text = file.read_text(encoding="utf-8")
-            writer.add_text(file.name, verbatim(text), trainer.current_epoch)
-        writer.add_custom_scalars({
-            category: {name: ["Multiline", tags] for name, tags in charts.items()}
-            for category, charts in _CHARTS.items()
-        })  # fmt: skip
-
-
-def verbatim(text: str) -> str:
-    """Put a text between fences longer than any in it: TensorBoard would take it for Markdown, with links and pictures.
-
-    Control characters other than line ends become U+FFFD: the Markdown that TensorBoard uses keeps some for itself.
-    """
-    lines = [
-        "".join(character if character.isprintable() or character == "\t" else "\ufffd" for character in line)
-        for line in text.splitlines()
-    ]
-    fence = "`" * (1 + max([2, *map(len, re.findall("`+", text))]))
-    return "\n".join([fence, *lines, fence])
+            logger.log_text(file.name, file.read_text(encoding="utf-8"), trainer.current_epoch)
+        logger.log_charts(_CHARTS)
