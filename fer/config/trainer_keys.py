@@ -51,6 +51,8 @@ def check_trainer_keys(config: Mapping[str, Any]) -> None:
                 f"callbacks.{name}.monitor is {monitored}, which would select on the test set; give protocol=holdout "
                 f"and monitor=holdout/{monitored.removeprefix('test/')}"
             )
+        if isinstance(monitored, str) and monitored.startswith("holdout/") and config.get("protocol") != "holdout":
+            raise ConfigError(f"callbacks.{name}.monitor is {monitored}, which only protocol=holdout has; give that")
 
 
 def keys_of_a_trial(trainer: Mapping[str, Any]) -> list[str]:

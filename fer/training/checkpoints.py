@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 from pathlib import Path
 from typing import Any
@@ -12,20 +13,30 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from fer.files.atomic import replacing
 from fer.files.regular import open_regular
 from fer.models.weights import torch_file
-from fer.runs.run_folder import RunFolderError
+from fer.runs.run_folder import RunFolder, RunFolderError
+
+log = logging.getLogger(__name__)
 
 
 class WholeCheckpoints(TorchCheckpointIO):
     """Replaces a checkpoint when the new one is on disk.
 
-    What goes wrong is kept in ``error`` and not raised: only the first rank writes, and the others wait for it.
+    What goes wrong is kept in ``error`` and not raised: only the first rank writes, and the others wait for it. The
+    run's own callbacks look there; for the checkpoint of another callback a warning has to do.
+
+    Args:
+        folder: of the run.
     """
 
-    error: OSError | None = None
+    def __init__(self, folder: RunFolder) -> None:
+        super().__init__()
+        self.error: OSError | None = None
+        self._own = {folder.last_checkpoint, folder.interrupted_checkpoint}
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
         self.error = None
         try:
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
             with replacing(Path(path)) as unfinished, unfinished.open("wb") as stream:
                 torch.save(checkpoint, stream)
         except OSError as error:
@@ -34,6 +45,8 @@ class WholeCheckpoints(TorchCheckpointIO):
             if not isinstance(error.__context__, OSError):
                 raise
             self.error = error.__context__
+        if self.error is not None and Path(path) not in self._own:
+            log.warning("%s cannot be written (%s), and the run goes on", path, self.error.strerror or self.error)
 
 
 def copy_checkpoint(source: Path, target: Path) -> None:

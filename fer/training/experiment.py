@@ -13,12 +13,14 @@ from typing import Any
 
 import lightning.pytorch as L
 import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.strategies import DDPStrategy
 
 from fer.config.instantiate import call_configured, instantiate_node
 from fer.config.settings import Settings
 from fer.config.trainer_keys import keys_of_a_trial
 from fer.data.loading.datamodule import FaceDataModule
+from fer.errors import ConfigError
 from fer.files.atomic import write_json
 from fer.files.csv_files import write_table
 from fer.files.terminal import logging_to
@@ -77,14 +79,14 @@ def _build(settings: Settings, folder: RunFolder, *, for_training: bool) -> Expe
     if for_training:
         rehearse(settings)
     datamodule = unread_data(settings)
-    checkpoints = WholeCheckpoints()
+    checkpoints = WholeCheckpoints(folder)
     if for_training:
         callbacks = [Seeding(settings.seed), StepLosses(), RunWriter(folder, checkpoints, datamodule.protocol)]
         if settings.evaluation.batch_norm == "reestimated":
             callbacks.append(ReestimatedBatchNorm(settings.evaluation.batches))
         if settings.search:
             callbacks.append(Pruning(settings.search))
-        callbacks += [instantiate_node(node, f"callbacks.{name}") for name, node in settings.callbacks.items()]
+        callbacks += [_callback(name, node, folder) for name, node in settings.callbacks.items()]
         last: list[L.Callback] = [SaveWhenTerminated(folder, checkpoints)]
         loggers = make_loggers(settings.logger, folder, f"{folder.path.parent.name}/{folder.path.name}")
     else:
@@ -121,6 +123,16 @@ def _build(settings: Settings, folder: RunFolder, *, for_training: bool) -> Expe
     if is_distributed and settings.sync_batchnorm:
         call_configured(synchronize_statistics, method, trainer.strategy.root_device)
     return Experiment(settings, datamodule, method, trainer)
+
+
+def _callback(name: str, node: Any, folder: RunFolder) -> L.Callback:
+    """Build a callback of the configuration; checkpoints that it keeps lie in a folder named for it."""
+    callback: L.Callback = instantiate_node(node, f"callbacks.{name}")
+    if not isinstance(callback, L.Callback):
+        raise ConfigError(f"callbacks.{name} is {type(callback).__name__}, which is no callback of Lightning")
+    if isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
+        callback.dirpath = str(folder.last_checkpoint.parent / name)
+    return callback
 
 
 def train(settings: Settings, folder: RunFolder) -> dict[str, Any] | None:
