@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 from fer.config.compose import CONFIG_DIR
 from fer.config.hydra_errors import report_composition_errors
 from fer.config.quoting import quote_foreign_paths, quote_paths
-from fer.files.terminal import log_to_terminal, report_errors
+from fer.files.terminal import endure_output, log_to_terminal, report_errors
 from fer.launch import continuation, launcher_resolvers, run_job, search, sweep
 from fer.reports.run_summary import print_run
 
@@ -51,6 +51,7 @@ def _continue() -> None:
 
 def main() -> None:
     """Exit status 0; 1 when a run fails; 2 for what cannot be used as it is; 130 after Ctrl-C, 143 after SIGTERM."""
+    endure_output()
     launcher_resolvers.register()
     search.register()
     continues = continuation.is_asked_for(sys.argv[1:])

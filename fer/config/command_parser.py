@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from fer.config.arguments import version_line
+from fer.files.terminal import endure_output
 from fer.files.visible_text import visible_name
 
 _ABSENT = re.compile("(?:the following|one of the) arguments (?:are required: )?(.*?)(?: is required)?")
@@ -43,6 +44,8 @@ class CommandParser(argparse.ArgumentParser):
         Raises:
             SystemExit: status 2 after a mistake, 0 after ``--help`` or ``--version``.
         """
+        if words is None:
+            endure_output()
         words = sys.argv[1:] if words is None else [*words]
         self._check_names(words)
         if self._subparsers is not None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import logging
+import os
 import sys
 import warnings
 from collections.abc import Iterator
@@ -69,8 +71,52 @@ class _AboveTheBar(logging.Handler):
         get_console().print(self.format(record), markup=False, emoji=False, highlight=False, soft_wrap=True)
 
 
+class _Enduring(io.TextIOWrapper):
+    """Standard output that no reader can break: when ``head`` has read enough, the rest goes nowhere."""
+
+    def write(self, text: str) -> int:
+        try:
+            return super().write(text)
+        except BrokenPipeError:
+            self._give_up()
+            return len(text)
+
+    def flush(self) -> None:
+        try:
+            super().flush()
+        except BrokenPipeError:
+            self._give_up()
+
+    def _give_up(self) -> None:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, self.fileno())
+        os.close(nowhere)
+
+
+def endure_output() -> None:
+    """Let no terminal, pipe or closed stream change how a command ends; a command calls this first.
+
+    Characters that the terminal's encoding lacks become question marks.
+    """
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:  # else the next file that is opened would be taken for it
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+    for name, number in (("stdout", 1), ("stderr", 2)):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, os.fdopen(os.dup(number), "w", encoding="utf-8"))
+        elif stream is getattr(sys, f"__{name}__") and type(stream) is io.TextIOWrapper:
+            stream.flush()
+            errors = "replace" if name == "stdout" else stream.errors
+            enduring = _Enduring(stream.buffer, stream.encoding, errors, line_buffering=stream.line_buffering)
+            setattr(sys, name, enduring)
+
+
 def log_to_terminal() -> None:
     """Show the project's log from INFO on and warnings of others, without what no user can act upon."""
+    endure_output()
     terminal = _AboveTheBar() if sys.stdout.isatty() else logging.StreamHandler(sys.stdout)
     terminal.setFormatter(_Formatter("%(message)s"))
     logging.basicConfig(level=logging.WARNING, handlers=[terminal])
