@@ -1,16 +1,13 @@
-"""fer-data: check a data set, print its statistics, write a noise list, make demo faces."""
+"""fer-data: check a data set, print its statistics, write a noise list, make demo faces, look after the cache."""
 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import sys
-from collections import defaultdict
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 from hydra.errors import HydraException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
@@ -18,11 +15,12 @@ from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 from rich.table import Table
 
+from fer.config.cache_folder import default_cache_dir
 from fer.config.command_parser import CommandParser, command_parser, file_path, whole_number
 from fer.config.compose import compose
 from fer.config.hydra_errors import explain_mistake
 from fer.config.quoting import quote_foreign_paths
-from fer.data.images.store import ImageStore
+from fer.data.cache_contents import cache_entries
 from fer.data.label_list import write_label_list
 from fer.data.loading.prepare import Noise, Reader, prepare, read_labels
 from fer.data.noise import fingerprint, transition_counts
@@ -31,7 +29,7 @@ from fer.data.transition_matrix import write_matrix
 from fer.errors import ConfigError
 from fer.files.atomic import replacing
 from fer.files.terminal import say
-from fer.files.visible_text import tell_apart
+from fer.files.visible_text import tell_apart, visible_name
 from fer.runs.protocol import protocol_named
 
 _OVERRIDES = "Hydra overrides as for fer-train, such as data=raf_db data.root=PATH noise=symmetric noise.ratio=0.3"
@@ -76,6 +74,18 @@ def parser() -> CommandParser:
     stats_ = add("stats", stats, "print class counts and imbalance, with noise also the transition counts")
     noise_ = add("noise", noise, "write the training labels with noise as a list in the published format")
     demo_ = add("demo", demo, "make a folder of procedural demo faces and a contact sheet")
+    cache_ = add("cache", cache, "list or clear what is kept of data sets: decoded images, hashes, faces")
+    cache_.add_argument(
+        "act", choices=("list", "clear"), help="clear deletes; what a run needs again is made again from the data set"
+    )
+    cache_.add_argument(
+        "--cache-dir", default=default_cache_dir(), metavar="DIR",
+        help="the folder (default: $FER_CACHE, or ~/.cache/fer)",
+    )  # fmt: skip
+    cache_.add_argument(
+        "--unused-for", type=whole_number(0), default=0, metavar="DAYS",
+        help="only what nobody has read for so many days (default: %(default)s, everything)",
+    )  # fmt: skip
     noise_.add_argument(
         "out", type=file_path, metavar="OUT.txt", help="list to write; an existing file is not overwritten"
     )
@@ -107,9 +117,11 @@ def check(arguments: argparse.Namespace) -> None:
         thorough=True,
         needs_test=_needs_test(config),
     )
+    from fer.data.images.duplicates import find_duplicates  # the only verb that hashes pictures
+
     say(_summary(table))
     _show(_counts(table, None))
-    for warning in (*table.warnings, *store.warnings, *_leaks(table, store.bad), *_copies(table, store)):
+    for warning in (*table.warnings, *store.warnings, *find_duplicates(table, store)):
         say(f"warning: {warning}")
     say(_changed(table, given))
     say(f"decoded images in {store.path}, fingerprint {store.content_fingerprint}")
@@ -157,6 +169,21 @@ def demo(arguments: argparse.Namespace) -> None:
     with replacing(sheet) as unfinished:
         faces.contact_sheet(seed=arguments.seed).save(unfinished, "PNG")
     say(f"{arguments.train:,} training and {arguments.test:,} test faces in {arguments.folder}; see {sheet}")
+
+
+def cache(arguments: argparse.Namespace) -> None:
+    folder = Path(arguments.cache_dir).expanduser()
+    entries = [entry for entry in cache_entries(folder) if entry.days >= arguments.unused_for]
+    grid = Table("MB", "days unused", "kind", "name", box=None)
+    gone = [entry for entry in entries if entry.remove()] if arguments.act == "clear" else entries
+    for entry in gone:
+        grid.add_row(f"{entry.size / 1e6:,.1f}", f"{entry.days:.0f}", entry.kind, visible_name(entry.name))
+    if gone:
+        _show(grid)
+    said = "deleted from" if arguments.act == "clear" else "in"
+    say(f"{sum(entry.size for entry in gone) / 1e6:,.1f} MB {said} {folder}")
+    if len(gone) < len(entries):
+        say(f"{len(entries) - len(gone)} left: a process is just making them")
 
 
 def _compose(overrides: list[str]) -> DictConfig:
@@ -223,66 +250,6 @@ def _transitions(table: SampleTable, given: IntArray) -> Table:
     ):
         grid.add_row(name, *(f"{count}" for count in row))
     return grid
-
-
-def _leaks(table: SampleTable, bad: IntArray) -> list[str]:
-    """A warning about test images whose files equal a training image's byte for byte; ``bad`` rows are not used."""
-    by_size: dict[int, list[int]] = defaultdict(list)
-    for row in np.setdiff1d(np.arange(len(table.paths)), bad).tolist():
-        by_size[table.paths[row].stat().st_size].append(row)
-    train: dict[bytes, int] = {}
-    pairs: list[tuple[int, int]] = []
-    for rows in by_size.values():
-        if len({bool(table.is_train[row]) for row in rows}) == 1:
-            continue
-        for row in sorted(rows, key=lambda row: not table.is_train[row]):
-            digest = hashlib.sha256(table.paths[row].read_bytes()).digest()
-            if table.is_train[row]:
-                train.setdefault(digest, row)
-            elif digest in train:
-                pairs.append((row, train[digest]))
-    if not pairs:
-        return []
-    first_test, first_train = (table.file_names[row] for row in min(pairs))
-    return [
-        f"{len(pairs):,} test images are also training images, byte for byte, first {first_test} = {first_train}: "
-        "test scores are too high; remove one copy of each"
-    ]
-
-
-def _copies(table: SampleTable, store: ImageStore) -> list[str]:
-    """Warn about copies that are not equal byte for byte, pictures with two labels, and such as show nothing."""
-    from fer.data.images.copies import constant_images, find_copies  # the only verb that hashes pictures
-
-    readable = np.setdiff1d(np.arange(len(table.paths)), store.bad)
-    constant = constant_images(store.images, readable)
-    rows = np.setdiff1d(readable, constant)
-    train, test = rows[table.is_train[rows]], rows[~table.is_train[rows]]
-    warnings = []
-    if len(constant):
-        warnings.append(
-            f"{len(constant):,} images show nothing but one color, first {table.described(constant[0])}: remove them, "
-            "they teach and test nothing"
-        )
-    copies = find_copies(store.images, test, train)
-    altered = [one for one in copies if not np.array_equal(store.images[one.row], store.images[one.of])]
-    if altered:
-        first = altered[0]
-        mirrored = sum(one.is_mirrored for one in altered)
-        warnings.append(
-            f"{len({one.row for one in altered}):,} test images are also training images, re-encoded or mirrored "
-            f"({mirrored:,}), first {table.described(first.row)} = {table.described(first.of)}: test scores are too "
-            "high; remove one copy of each"
-        )
-    twice = [one for one in find_copies(store.images, train, train) if table.labels[one.row] != table.labels[one.of]]
-    if twice:
-        first, names = twice[0], table.class_names
-        labels = " and ".join(names[table.labels[row]] for row in (first.of, first.row))
-        warnings.append(
-            f"{len(twice):,} pictures stand under two labels in train, first {table.described(first.of)} and "
-            f"{table.described(first.row)} ({labels}): one of each is wrong"
-        )
-    return warnings
 
 
 if __name__ == "__main__":
