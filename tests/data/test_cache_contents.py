@@ -10,16 +10,20 @@ import pytest
 
 from fer.cli import data
 from fer.data.cache_contents import cache_entries
-from fer.data.loading.prepare import prepare
+from fer.data.images.store import ImageStore
 from fer.data.readers import folder as class_folders
 from fer.files.lock import acquire
+
+
+def decode(root: Path, cache: Path) -> ImageStore:
+    return ImageStore.open(class_folders.read(root), size=32, cache_dir=cache)
 
 
 @pytest.fixture
 def cache(shapes: Path, tmp_path: Path) -> Path:
     """A cache folder with one store, demo faces, and files of somebody else."""
     cache = tmp_path / "cache"
-    prepare(lambda: class_folders.read(shapes), None, size=32, cache_dir=cache, on_bad_image="error")
+    decode(shapes, cache)
     (cache / "demo-7-7-0" / "Image").mkdir(parents=True)
     (cache / "demo-7-7-0" / "Image" / "a.jpg").write_bytes(b"x" * 1000)
     (cache / "thesis.npy").write_text("mine")
@@ -47,8 +51,7 @@ def test_only_what_is_kept_is_cleared(cache: Path, shapes: Path, capsys: pytest.
     assert data.main(["cache", "clear", "--cache-dir", str(cache)]) == 0
     assert {path.name for path in cache.iterdir()} == OTHERS
     assert f"deleted from {cache}" in capsys.readouterr().out
-    *_, store = prepare(lambda: class_folders.read(shapes), None, size=32, cache_dir=cache, on_bad_image="error")
-    assert len(store.images) == 81, "it is made again"
+    assert len(decode(shapes, cache).images) == 81, "it is made again"
 
 
 def test_what_was_read_lately_stays(cache: Path) -> None:
