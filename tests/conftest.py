@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -75,6 +76,13 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> KeepTogether
 def one_thread_per_worker() -> None:
     """The suite runs in parallel processes; more threads than cores would only get in each other's way."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def ctrl_c_counts() -> None:
+    """A suite that a shell has started in the background ignores Ctrl-C, and so would the commands that it starts."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
