@@ -1,6 +1,6 @@
 """The life of a composed job: it is refused, skipped, resumed or trained, in this process or in workers.
 
-It is refused, skipped, resumed or trained. A single run on one device trains in this process; a job of a sweep, or one
+A single run on one device trains in this process; a job of a sweep, or one
 on several devices, in fresh worker processes of torch's elastic agent, which get it already composed; and where
 torchrun or SLURM have started a process for every rank, in those.
 """

@@ -159,7 +159,7 @@ def _is_below(key: str, stems: Iterable[str]) -> bool:
 
 
 def _metrics(folder: RunFolder, result: Mapping[str, Any], faults: list[str]) -> dict[str, float]:
-    """Read the metrics of a finished run, and a fault if it used fewer images than other runs."""
+    """Read the metrics of a finished run, and a fault if it left out images that cannot be decoded."""
     try:
         shares = {**result["metrics"], **result["after_training"]}
         if "best_test_epoch_optimistic" in result:

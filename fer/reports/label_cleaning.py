@@ -99,9 +99,9 @@ def _found(joined: SplitTable, order: IntArray) -> str:
     if not joined.has_changed_labels:
         return counted
     is_wrong = joined.given != joined.clean
-    right = int(is_wrong[order].sum())
-    found = f"{right:,} of these are (precision {_percent(right, len(order))})"
-    return f"{counted}; {found}, of {is_wrong.sum():,} wrong ones (recall {_percent(right, int(is_wrong.sum()))})"
+    confirmed = int(is_wrong[order].sum())
+    found = f"{confirmed:,} of these are (precision {_percent(confirmed, len(order))})"
+    return f"{counted}; {found}, of {is_wrong.sum():,} wrong ones (recall {_percent(confirmed, int(is_wrong.sum()))})"
 
 
 def _write_list(path: Path, joined: SplitTable, corrected: IntArray, overwrite: bool) -> str:
